@@ -1,0 +1,124 @@
+"""The command line: a table of commands, and how their ends and errors look.
+
+Stages load torch, which takes seconds; so each is imported when its command runs, and help,
+mistyped flags and wrong settings are answered at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import NamedTuple
+
+from truing import console, settings
+from truing.config import ConfigError, Topic, nearest, parse
+
+
+class Command(NamedTuple):
+    """A config, the ``module:function`` that takes it, and a line of help."""
+
+    config: type[Topic]
+    target: str
+    about: str
+
+
+COMMANDS: dict[str, Command] = {
+    "quickstart": Command(
+        settings.QuickstartConfig,
+        "truing.quickstart:run",
+        "the whole loop in a small world of its own, with a report; no download",
+    ),
+    "sft": Command(
+        settings.SftConfig, "truing.stages.sft:run", "teach a model to imitate demonstrations"
+    ),
+    "sample": Command(
+        settings.SampleConfig, "truing.generation.sample:run", "write completions of prompts"
+    ),
+    "compare": Command(
+        settings.CompareConfig,
+        "truing.generation.sample:compare",
+        "turn samples into comparisons by asking a reward",
+    ),
+    "reward": Command(
+        settings.RewardConfig, "truing.stages.reward:run", "learn a score from comparisons"
+    ),
+    "reward-bench": Command(
+        settings.RewardBenchConfig,
+        "truing.evaluate.reward_bench:run",
+        "how often a reward orders held-out pairs rightly",
+    ),
+    "dpo": Command(
+        settings.DpoConfig,
+        "truing.stages.preference:run",
+        "improve a model from comparisons directly",
+    ),
+    "winrate": Command(
+        settings.WinrateConfig,
+        "truing.evaluate.winrate:run",
+        "which of two models is better, with its interval",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, or 1 for a failed run, 2 for wrong usage, 130 for Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        console.say("stopped", error=True)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`truing --help | head`); what Python still holds goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        _overview()
+        return 0
+    name, rest = args[0], args[1:]
+    if name in ("-V", "--version"):
+        print(f"truing {version('truing')}")
+        return 0
+    if name not in COMMANDS:
+        near = nearest(name, COMMANDS)
+        hint = f"did you mean truing {near}?" if near else "truing --help lists all."
+        return _error(f"unknown command {name}; {hint}", 2)
+    command = COMMANDS[name]
+    try:
+        config = parse(command.config, rest, prog=f"truing {name}")
+    except ConfigError as error:
+        return _error(f"{error}\nEvery setting: truing {name} --help", 2)
+    module, _, function = command.target.partition(":")
+    try:
+        getattr(import_module(module), function)(config)
+    except (ValueError, ArithmeticError, OSError) as error:
+        if os.environ.get("TRUING_DEBUG") or isinstance(error, BrokenPipeError):
+            raise
+        return _error(f"{error}\nTRUING_DEBUG=1 shows where.", 1)
+    return 0
+
+
+def _error(message: str, status: int) -> int:
+    first, _, rest = message.partition("\n")
+    console.say(f"[bold red]error:[/bold red] {console.plain(first)}", error=True)
+    if rest:
+        console.say(f"[dim]{console.plain(rest)}[/dim]", error=True)
+    return status
+
+
+def _overview() -> None:
+    rows = "\n".join(f"  [cyan]{name:<12}[/cyan]{c.about}" for name, c in COMMANDS.items())
+    console.say(
+        "[bold]truing[/bold]: make a language model better with people's feedback, "
+        "and show that it is.\n\n"
+        "demonstrate -> sample -> judge -> model the reward -> optimise -> evaluate\n\n"
+        f"{rows}\n\n"
+        "Start with            [cyan]truing quickstart[/cyan]\n"
+        "Settings of a stage   [cyan]truing sft --help[/cyan]\n"
+        "From a file           [cyan]truing sft --config sft.yaml --learning-rate 1e-5[/cyan]\n"
+        "What it would take    [cyan]truing sft --config sft.yaml --dry-run[/cyan]"
+    )

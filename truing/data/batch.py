@@ -1,0 +1,272 @@
+"""Texts to token ids, and token ids to one `Layout` that every model call understands.
+
+Two steps. An `Encoder` turns a prompt and a response into a `Tokens` (ids, and which of them are
+scored). `padded` or `packed` place many `Tokens` into the rows of a model's input. What a model
+returns for a layout is per *sequence* (B, T), so nothing above this file knows about rows.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from truing.data.schema import Message, Text
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'].capitalize() }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+# The transcript form of Anthropic's helpful-harmless data.
+HH_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}\n\nHuman: {{ m['content'] }}"
+    "{% else %}\n\nAssistant: {{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+)
+NAMED_TEMPLATES = {"plain": PLAIN_TEMPLATE, "hh": HH_TEMPLATE}
+
+
+class Tokens(NamedTuple):
+    """A prompt and its response. Response tokens are scored, prompt tokens only condition."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+@dataclass
+class Encoder:
+    """Prompt and response texts to ids for one tokenizer, counting whatever it had to change.
+
+    ``template`` is "auto" (the tokenizer's own chat template), "plain", "hh" or the path of a Jinja
+    file; it is used for message lists only. ``max_length`` bounds prompt plus response in tokens;
+    ``truncation_mode`` says whether a longer response is cut at its end or its row left out.
+    ``counts`` collects what was changed or left out, for the run's report.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str = "auto"
+    max_length: int | None = None
+    truncation_mode: Literal["keep_start", "drop"] = "keep_start"
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def eos(self) -> int:
+        return int(self.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The template in use; None when the tokenizer has none and none was named."""
+        if self.template == "auto":
+            return self.tokenizer.chat_template  # pyright: ignore[reportReturnType]
+        if self.template in NAMED_TEMPLATES:
+            return NAMED_TEMPLATES[self.template]
+        path = Path(self.template)
+        if not path.is_file():
+            raise ValueError(
+                f"chat_template is {self.template!r}: neither 'auto', 'plain', 'hh' nor a file"
+            )
+        return path.read_text(encoding="utf-8")
+
+    @cached_property
+    def _prefix(self) -> tuple[int, ...]:
+        """What the tokenizer puts in front of any text (<s>, or nothing)."""
+        ids: list[int] = self.tokenizer("")["input_ids"]  # pyright: ignore
+        return tuple(i for i in ids if i != self.tokenizer.eos_token_id or i == self._bos)
+
+    @property
+    def _bos(self) -> Any:
+        return self.tokenizer.bos_token_id
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore
+
+    def render(self, messages: Sequence[Message], *, generate: bool) -> str:
+        """The chat template applied to ``messages``; ``generate`` opens the assistant's turn."""
+        if self.chat_template is None:
+            raise ValueError(
+                "the data holds chat messages but the tokenizer has no chat template: set "
+                "chat_template to 'plain' (\"User: ...\"), 'hh' (\"Human: ...\") or a Jinja file"
+            )
+        return self.tokenizer.apply_chat_template(  # pyright: ignore[reportReturnType]
+            [{"role": m.role, "content": m.content} for m in messages],
+            chat_template=self.chat_template,
+            add_generation_prompt=generate,
+            tokenize=False,
+        )
+
+    def prompt(self, prompt: Text) -> tuple[int, ...]:
+        """Ids of a prompt, ready for a response to follow. The same ids in training and sampling."""
+        if isinstance(prompt, str):
+            return self._prefix + self._ids(prompt)
+        return self._with_prefix(self.render(prompt, generate=True))
+
+    def _with_prefix(self, text: str) -> tuple[int, ...]:
+        ids = self._ids(text)
+        # Many templates write the BOS themselves; one is enough.
+        return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
+
+    def encode(self, prompt: Text, response: Text) -> Tokens | None:
+        """Ids of prompt and response, the response ended by exactly one EOS.
+
+        None for a row that is left out: a prompt without room for any response, or a response too
+        long in the mode "drop". A response that is cut loses its EOS. All of it is counted.
+        """
+        prompt_ids = self.prompt(prompt)
+        response_ids = self._response(prompt, prompt_ids, response)
+        if self.max_length is not None:
+            room = self.max_length - len(prompt_ids)
+            if room < 1:
+                self.counts["prompts too long, left out"] += 1
+                return None
+            if len(response_ids) > room:
+                if self.truncation_mode == "drop":
+                    self.counts["responses too long, left out"] += 1
+                    return None
+                self.counts["responses truncated"] += 1
+                response_ids = response_ids[:room]
+        return Tokens(prompt_ids, response_ids)
+
+    def _response(
+        self, prompt: Text, prompt_ids: tuple[int, ...], response: Text
+    ) -> tuple[int, ...]:
+        if isinstance(prompt, str) and isinstance(response, str):
+            ids = self._continuation(prompt, prompt_ids, response)
+        else:
+            turns = prompt if not isinstance(prompt, str) else (Message("user", prompt),)
+            reply = response if not isinstance(response, str) else (Message("assistant", response),)
+            opened = self.render(turns, generate=True)
+            whole = self.render((*turns, *reply), generate=False)
+            if not whole.startswith(opened):
+                # Templates that trim or reorder: the reply's own text still follows the prompt.
+                whole = opened + "".join(m.content for m in reply)
+            ids = self._continuation(opened, prompt_ids, whole[len(opened) :].rstrip("\n"))
+        while ids and ids[-1] == self.eos:
+            ids = ids[:-1]
+        return (*ids, self.eos)
+
+    def _continuation(self, prompt: str, prompt_ids: tuple[int, ...], text: str) -> tuple[int, ...]:
+        """Ids of ``text`` as it stands behind the prompt (word-start marks depend on that)."""
+        joint = self._with_prefix(prompt + text) if prompt else self._prefix + self._ids(text)
+        if joint[: len(prompt_ids)] == prompt_ids:
+            return joint[len(prompt_ids) :]
+        # A token straddles the boundary. The prompt's ids must be those of sampling, so the
+        # response is tokenised by itself.
+        self.counts["responses split at a token boundary"] += 1
+        return self._ids(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of response ids, special tokens left out.
+
+        A sentence-piece decoder drops the space in front of the first word, so the ids are decoded
+        behind an anchor that is then removed.
+        """
+        anchor = self._ids("a")
+        text = str(self.tokenizer.decode([*anchor, *ids], skip_special_tokens=True))
+        start = str(self.tokenizer.decode(list(anchor), skip_special_tokens=True))
+        return text[len(start) :]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Token sequences placed into the rows of a model's input (R rows, C columns).
+
+    ids, positions, documents, segments (R, C): token, its position in its own document, the
+    sequence it belongs to (-1 for filling), and 0 for prompt, 1 for response.
+    row, column, target, mask (B, T): for the t-th scored token of sequence b, the cell whose hidden
+    state predicts it, its id, and whether it exists. last (B, 2): each sequence's final cell.
+    """
+
+    ids_RC: Tensor
+    positions_RC: Tensor
+    documents_RC: Tensor
+    segments_RC: Tensor
+    row_BT: Tensor
+    column_BT: Tensor
+    target_BT: Tensor
+    mask_BT: Tensor
+    last_B2: Tensor
+
+    def to(self, device: torch.device | str) -> "Layout":
+        return Layout(**{name: value.to(device) for name, value in vars(self).items()})
+
+    @property
+    def scored(self) -> int:
+        """Number of scored tokens."""
+        return int(self.mask_BT.sum())
+
+
+def padded(sequences: Sequence[Tokens], *, score_prompt: bool = False, fill: int = 0) -> Layout:
+    """One sequence a row, filled on the right. Causal attention never looks at the filling."""
+    return _place(sequences, [[i] for i in range(len(sequences))], score_prompt, fill)
+
+
+def packed(
+    sequences: Sequence[Tokens], *, capacity: int, score_prompt: bool = False, fill: int = 0
+) -> Layout:
+    """Several sequences a row of at most ``capacity`` tokens (first fit, longest first).
+
+    Positions restart with each sequence, and attention stays within it: transformers derives the
+    block-diagonal mask from the restarts. Raises ValueError for a sequence longer than a row.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(sequences)), key=lambda i: -sequences[i].length):
+        length = sequences[i].length
+        if length > capacity:
+            raise ValueError(f"a sequence of {length} tokens does not fit a row of {capacity}")
+        fits = next((r for r, free in enumerate(room) if free >= length), None)
+        if fits is None:
+            rows.append([])
+            room.append(capacity)
+            fits = len(rows) - 1
+        rows[fits].append(i)
+        room[fits] -= length
+    return _place(sequences, rows, score_prompt, fill)
+
+
+def _place(
+    sequences: Sequence[Tokens], rows: list[list[int]], score_prompt: bool, fill: int
+) -> Layout:
+    if any(s.length == 0 for s in sequences):
+        raise ValueError("a sequence of no tokens cannot be placed")
+    width = max(sum(sequences[i].length for i in row) for row in rows)
+    cells = torch.zeros(4, len(rows), width, dtype=torch.long)
+    cells[0], cells[2] = fill, -1
+    # The filling is a document of its own, restarting at 0, so that nothing attends across.
+    scored: dict[int, tuple[int, int, list[int]]] = {}
+    last = torch.zeros(len(sequences), 2, dtype=torch.long)
+    for r, row in enumerate(rows):
+        c = 0
+        for i in row:
+            tokens = sequences[i]
+            ids, n = [*tokens.prompt, *tokens.response], tokens.length
+            # The first token of a document has nothing that predicts it.
+            first = max(1, 0 if score_prompt else len(tokens.prompt))
+            cells[:, r, c : c + n] = torch.tensor(
+                [ids, list(range(n)), [i] * n, [int(t >= len(tokens.prompt)) for t in range(n)]]
+            )
+            scored[i] = (r, c + first - 1, ids[first:])
+            last[i] = torch.tensor([r, c + n - 1])
+            c += n
+        # Filled cells continue the count when one sequence has the row: no mask is needed then.
+        start = c if len(row) == 1 else 0
+        cells[1, r, c:] = torch.arange(start, start + width - c)
+    longest = max(1, max(len(ids) for _, _, ids in scored.values()))
+    grid = torch.zeros(4, len(sequences), longest, dtype=torch.long)
+    for i, (r, c, ids) in scored.items():
+        n = len(ids)
+        grid[:, i, :n] = torch.tensor([[r] * n, list(range(c, c + n)), ids, [1] * n])
+    row_BT, column_BT, target_BT, mask_BT = grid
+    ids, positions, documents, segments = cells
+    return Layout(
+        ids, positions, documents, segments, row_BT, column_BT, target_BT, mask_BT.bool(), last
+    )

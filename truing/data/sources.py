@@ -1,0 +1,282 @@
+"""Files, folders and Hugging Face datasets -> rows of named values, each with its row number.
+
+Everything that can be wrong with a *file* is said here (missing, empty, damaged, not UTF-8, broken
+JSON); what a row *means* is the business of `truing.data.records`.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_FORMATS = ".jsonl, .json, .csv (each also .gz) or .parquet"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")
+# Columns of a csv file whose cells hold something other than text: they are read as JSON.
+_LISTS = {"messages", "completions", "responses", "ranks", "provenance"}
+_STRUCTURED = _LISTS | {"label", "margin", "key", "simulated"}
+
+
+class DataError(ValueError):
+    """Data that cannot be used: says where, what came, what is needed and what to do."""
+
+
+def refuse(where: object, came: str, needed: str, todo: str) -> NoReturn:
+    """Raise a `DataError`."""
+    raise DataError(f"{where}: {came}; needed: {needed}. {todo}")
+
+
+def describe(value: Any) -> str:
+    """A value in a few words, for messages. Long texts are cut, for they may hold anything."""
+    if isinstance(value, str):
+        return f"the text {value[:24]!r}" + ("..." if len(value) > 24 else "")
+    if isinstance(value, dict):
+        return f"an object with the keys {list(value)}"
+    if isinstance(value, list):
+        return f"a list of length {len(value)}"
+    return f"{json.dumps(value)} ({type(value).__name__})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. ``number`` counts from 1: the line (jsonl, csv) or the row in its own file.
+    ``index`` counts from 0 over all that was read. ``values`` has no null: null means absent."""
+
+    file: str
+    number: int
+    index: int
+    values: dict[str, Any]
+
+    def refuse(self, field: str, came: str, needed: str, todo: str = "") -> NoReturn:
+        """Raise a `DataError` that names file, row and field."""
+        where = f"{self.file}, row {self.number}, field {field!r}"
+        refuse(where, came, needed, todo or "Mend this row or take it out.")
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of one source."""
+
+    name: str
+    rows: list[Row]
+
+
+def read(source: str | Path, split: str) -> Table:
+    """The rows of a file, of one ``split`` of a folder, or of a Hugging Face dataset.
+
+    A file is read whole, whatever ``split`` says. A folder holds ``train.jsonl`` (or shards
+    ``train-00000-of-00002.parquet``), also under ``data/``, or is what `datasets` saved to disk.
+    A name that is no path goes to `datasets`: ``owner/name`` or ``owner/name:configuration``.
+    """
+    path = Path(source).expanduser()
+    name = str(source) if path.is_file() else f"{source} [{split}]"
+    if path.is_file():
+        found = _file(path)
+    elif path.is_dir():
+        found = _folder(path, split)
+    elif isinstance(source, str) and _HUB_NAME.fullmatch(source) and not _suffix(path):
+        found = _hub(source, split)
+    else:
+        _missing(path)
+    rows = [Row(f, n, i, _record(f, n, value)) for i, (f, n, value) in enumerate(found)]
+    if not rows:
+        refuse(name, "it holds no rows", "at least one row", "Was its export interrupted?")
+    return Table(name, rows)
+
+
+def _record(file: str, number: int, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return _plain(value)
+    todo = "Write each row as one object, such as {'prompt': ..., 'completion': ...}."
+    where = f"{file}, row {number}"
+    refuse(where, f"{describe(value)} came", "an object with named columns", todo)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it: nulls of objects dropped, dates and the like as text.
+
+    This makes the same content equal whether it came from jsonl, csv or parquet.
+    """
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+# --- one file: (row number, value) for each row ---------------------------------------------------
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that tells the format, ".gz" aside; empty if it is none of ours."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    return suffix if suffix in _READERS else ""
+
+
+def _file(path: Path) -> Iterator[tuple[str, int, Any]]:
+    if not _suffix(path):
+        refuse(path, "a file of an unknown format came", _FORMATS, "Convert or rename it.")
+    try:
+        for number, value in _READERS[_suffix(path)](path):
+            yield path.name, number, value
+    # zlib, csv and pyarrow each have their own error for a damaged file.
+    except (OSError, EOFError, UnicodeError, zlib.error, csv.Error, pa.ArrowException) as error:
+        refuse(path, f"it cannot be read ({error})", _FORMATS, "Is it damaged, or misnamed?")
+
+
+def _text(path: Path) -> str:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        came, todo = f"the byte 0x{data[error.start]:02x}, which is not UTF-8", "Convert the file."
+        refuse(f"{path.name}, row {line}", came, "text in UTF-8", todo)
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return made
+
+
+def _json(text: str, where: object, todo: str = "Mend the line or export the file again.") -> Any:
+    try:
+        value = json.loads(text, object_pairs_hook=_pairs)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return value
+    # RecursionError: thousands of nested brackets.
+    except (ValueError, RecursionError) as error:
+        refuse(where, f"broken JSON came ({error})", "valid JSON", todo)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    # Not splitlines(), which also splits at separators that may stand inside a JSON string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, _json(line, f"{path.name}, row {number}")
+
+
+def _json_file(path: Path) -> Iterator[tuple[int, Any]]:
+    """A list of objects, or {"data": [...]}, whose other keys describe the file."""
+    text = _text(path)
+    if not text.strip():
+        return
+    found = _json(text, path, "If it has one object a line, name it .jsonl.")
+    rows = found.get("data") if isinstance(found, dict) else found
+    if not isinstance(rows, list):
+        came = f"{describe(found)} came"
+        refuse(path, came, 'a list of objects or {"data": [...]}', "Put the rows into a list.")
+    yield from enumerate(rows, start=1)
+
+
+def _cell(column: str, cell: str) -> Any:
+    """Text, unless the column holds something else or the cell is a JSON list of messages."""
+    if column in _STRUCTURED and not cell:
+        return None
+    if column in _STRUCTURED or cell.startswith('[{"'):
+        try:  # other tools write True and False
+            return _json(cell.lower() if cell in ("True", "False") else cell, column)
+        except DataError:
+            return cell  # who reads the column says what it needs
+    return cell
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Any]]:
+    # The module's limit of 128 kB a cell is too small for long texts; it is put back afterwards.
+    text, limit = io.StringIO(_text(path), newline=""), csv.field_size_limit(sys.maxsize)
+    try:
+        lines = csv.reader(text, strict=True)
+        header, number = next(lines, []), lines.line_num + 1
+        if len(set(header)) < len(header):
+            refuse(path, f"the columns {header}", "a header of distinct names", "Rename one.")
+        for cells in lines:
+            if cells and len(cells) != len(header):
+                where, came = f"{path.name}, row {number}", f"{len(cells)} cells"
+                refuse(where, came, f"{len(header)} cells", "Quote cells that hold a comma.")
+            if cells:
+                yield number, {c: _cell(c, v) for c, v in zip(header, cells, strict=True)}
+            number = lines.line_num + 1
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    with pq.ParquetFile(path) as file:
+        rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+        yield from enumerate(rows, start=1)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json_file,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+
+# --- folders and the hub --------------------------------------------------------------------------
+
+
+def _folder(path: Path, split: str) -> Iterator[tuple[str, int, Any]]:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _saved(path, split)
+    files = [p for place in (path, path / "data") for p in sorted(place.glob("*")) if _suffix(p)]
+    shard = re.compile(re.escape(split) + r"(-\d+-of-\d+)?")
+    wanted = [p for p in files if shard.fullmatch(Path(p.name.removesuffix(".gz")).stem)]
+    came = f"the data files are {[p.name for p in wanted or files]}"
+    if not wanted or (len(wanted) > 1 and not all("-of-" in p.name for p in wanted)):
+        needed = f"one file {split}.*, or its shards {split}-00000-of-00002.*"
+        refuse(path, came, needed, "Name the file that you mean.")
+    return (row for file in wanted for row in _file(file))
+
+
+def _saved(path: Path, split: str) -> Iterator[tuple[str, int, Any]]:
+    # Third party, imported late: it takes a second, and most runs read plain files.
+    import datasets
+
+    loaded: Any = datasets.load_from_disk(str(path))
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            came = f"it holds the splits {sorted(map(str, loaded))}"
+            refuse(path, came, f"the split {split!r}", "Name one that is there.")
+        loaded = loaded[split]
+    return ((path.name, n, row) for n, row in enumerate(loaded, start=1))
+
+
+def _hub(name: str, split: str) -> Iterator[tuple[str, int, Any]]:
+    import datasets  # late, as above
+
+    repository, _, part = name.partition(":")
+    try:
+        loaded: Any = datasets.load_dataset(repository, part or None, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        offline = any(os.environ.get(f"HF_{x}_OFFLINE", "0") != "0" for x in ("HUB", "DATASETS"))
+        refuse(
+            name,
+            f"no file or folder here, and `datasets` cannot load its split {split!r} ({error})",
+            "a file, a folder, or a dataset that can be reached",
+            ("Offline mode is on (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE). " if offline else "")
+            + "Check the name; without a network, download it elsewhere and give the folder.",
+        )
+    return ((name, n, row) for n, row in enumerate(loaded, start=1))
+
+
+def _missing(path: Path) -> NoReturn:
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    todo = f"Did you mean {near[0]!r}?" if near else f"Look into {path.parent.resolve()}."
+    refuse(path, "there is no such file", "an existing file", todo)

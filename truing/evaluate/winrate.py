@@ -1,0 +1,75 @@
+"""The command `truing winrate`: which of two models a reward prefers, on the same prompts."""
+
+from typing import Any
+
+from truing import console
+from truing.data.batch import Encoder
+from truing.data.formats import load
+from truing.data.schema import Prompt, Text
+from truing.generation.engine import Sampling
+from truing.generation.sample import complete, write_json
+from truing.models.model import Loading, load_policy
+from truing.rewards import load_reward, score
+from truing.settings import WinrateConfig
+from truing.stats.ratings import length_controlled_win_rate, win_rate
+
+
+def run(config: WinrateConfig) -> dict[str, Any]:
+    """Sample once from each model for every prompt, score, and count wins; ties are a half.
+
+    The models draw with different random numbers, so equal models tie only by chance.
+    """
+    prompts = [p.prompt for p in load(config.prompts, Prompt).rows[: config.num_prompts]]
+    reward = load_reward(config.reward, Loading.of(config))
+    texts, scores = {}, {}
+    for side, name in (("a", config.run_a), ("b", config.run_b)):
+        texts[side] = _completions(config, side, name, prompts)
+        scores[side] = score(reward, prompts, texts[side])
+    lengths = {side: [len(text.split()) for text in texts[side]] for side in texts}
+    rate = win_rate(scores["a"], scores["b"])
+    wins = [0.5 + 0.5 * ((a > b) - (a < b)) for a, b in zip(scores["a"], scores["b"], strict=True)]
+    controlled = length_controlled_win_rate(wins, lengths["a"], lengths["b"])
+    figures = {
+        "run_a": config.run_a,
+        "run_b": config.run_b,
+        "reward": config.reward,
+        "win_rate": rate._asdict(),
+        "length_controlled_win_rate": controlled._asdict(),
+        "mean_words": {side: sum(n) / len(n) for side, n in lengths.items()},
+        "mean_reward": {side: sum(s) / len(s) for side, s in scores.items()},
+    }
+    console.table(
+        f"{config.run_a} against {config.run_b}",
+        {
+            "prompts": rate.n,
+            "win rate": f"{rate.value:.3f}  (95 %: {rate.low:.3f} to {rate.high:.3f})",
+            "ties": rate.ties,
+            "at equal length": f"{controlled.value:.3f}  (95 %: {controlled.low:.3f} to "
+            f"{controlled.high:.3f}){' ' + controlled.reason if controlled.reason else ''}",
+            "mean words": f"{figures['mean_words']['a']:.1f} / {figures['mean_words']['b']:.1f}",
+        },
+    )
+    if config.output_file is not None:
+        rows = [
+            {"prompt": str(p), "a": a, "b": b, "reward_a": ra, "reward_b": rb}
+            for p, a, b, ra, rb in zip(
+                prompts, texts["a"], texts["b"], scores["a"], scores["b"], strict=True
+            )
+        ]
+        write_json(config.output_file, {**figures, "rows": rows})
+    return figures
+
+
+def _completions(config: WinrateConfig, side: str, name: str, prompts: list[Text]) -> list[str]:
+    policy = load_policy(name, Loading.of(config))
+    encoder = Encoder(policy.tokenizer)
+    sampling = Sampling(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_completion_length=config.max_completion_length,
+        seed=config.seed,
+        stream=f"winrate {side}",
+    )
+    size = config.generation_batch_size
+    done = complete(policy, encoder, prompts, sampling, batch_size=size)
+    return [encoder.decode(group[0].response_ids) for group in done]

@@ -1,0 +1,209 @@
+"""Sampling from the live policy: prefill once for each prompt, then one token a step.
+
+Three things make it quick without leaving transformers' models: the cache grows in place instead
+of being copied at every step, requests that share a prompt share its prefill, and rows that have
+ended leave the batch. The uniform number behind each token has its own key, so neither batching nor
+order changes what is sampled (beyond float rounding of the logits).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from truing.generation.engine import Request, Sampling, Trajectory
+from truing.keys import uniforms
+from truing.models import precision
+from truing.models.model import Policy
+
+# Positions added to the cache whenever it is full.
+BLOCK = 64
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values in buffers with room to grow: a step writes, it does not copy."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        added = key_states.shape[-2]
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.used, self.is_initialized = 0, True
+            self.room_k, self.room_v = (_room(s, added + BLOCK) for s in (key_states, value_states))
+        elif self.used + added > self.room_k.shape[-2]:
+            length = self.used + added + BLOCK
+            self.room_k, self.room_v = _grown(self.room_k, length), _grown(self.room_v, length)
+        end = self.used + added
+        self.room_k[:, :, self.used : end] = key_states
+        self.room_v[:, :, self.used : end] = value_states
+        self.used = end
+        self.keys, self.values = self.room_k[:, :, :end], self.room_v[:, :, :end]
+        return self.keys, self.values
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or repeat) these rows of the batch."""
+        self.room_k, self.room_v = self.room_k[rows], self.room_v[rows]
+        self.keys, self.values = self.room_k[:, :, : self.used], self.room_v[:, :, : self.used]
+
+
+def _room(like: Tensor, length: int) -> Tensor:
+    return like.new_zeros(*like.shape[:2], length, like.shape[-1])
+
+
+def _grown(buffer: Tensor, length: int) -> Tensor:
+    larger = _room(buffer, length)
+    larger[:, :, : buffer.shape[-2]] = buffer
+    return larger
+
+
+class LocalEngine:
+    """Samples from a `Policy` in this process, ``batch_size`` responses at a time."""
+
+    def __init__(self, policy: Policy, *, batch_size: int = 128) -> None:
+        self.policy = policy
+        self.batch_size = batch_size
+        config = policy.core.config.get_text_config()
+        layer_types = getattr(config, "layer_types", None) or ["full_attention"]
+        if set(layer_types) != {"full_attention"}:
+            raise ValueError(
+                f"{type(policy.core).__name__} mixes attention kinds {sorted(set(layer_types))}; "
+                "local sampling handles full attention: serve the model and sample from the server"
+            )
+        generation = getattr(policy.core, "generation_config", None)
+        stop: Any = getattr(generation, "eos_token_id", None)
+        stops = stop if isinstance(stop, list) else [stop]
+        self.stops = {int(s) for s in [*stops, policy.tokenizer.eos_token_id] if s is not None}
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Trajectory]:
+        """One trajectory for each request, in their order.
+
+        Raises ValueError when a prompt leaves no room for a response in the model's context.
+        """
+        context = self.policy.context
+        for request in requests:
+            if not request.prompt_ids:
+                raise ValueError("a prompt of no tokens cannot be continued: give it a BOS token")
+            if context is not None and len(request.prompt_ids) >= context:
+                raise ValueError(
+                    f"a prompt of {len(request.prompt_ids)} tokens leaves no room for a response "
+                    f"in a context of {context}: shorten the prompts or leave this one out"
+                )
+        # Like lengths share a batch, so little of it is filling; equal prompts lie together.
+        order = sorted(range(len(requests)), key=lambda i: _sort_key(requests[i]))
+        done: dict[int, Trajectory] = {}
+        training = self.policy.training
+        self.policy.eval()
+        with precision.decoding():
+            for start in range(0, len(order), self.batch_size):
+                chunk = order[start : start + self.batch_size]
+                batch = [requests[i] for i in chunk]
+                done.update(zip(chunk, self._batch(batch, sampling), strict=True))
+        self.policy.train(training)
+        return [done[i] for i in range(len(requests))]
+
+    def _batch(self, requests: list[Request], sampling: Sampling) -> list[Trajectory]:
+        cache, mask, hidden = self._prefill(requests)
+        limit = sampling.max_completion_length
+        if self.policy.context is not None:
+            limit = min(limit, self.policy.context - mask.shape[1])
+        keys = [(r.prompt_key, r.sample) for r in requests]
+        draws = torch.from_numpy(uniforms(sampling.seed, sampling.stream, keys, limit))
+        stops = torch.tensor(sorted(self.stops), device=mask.device)
+        alive = torch.arange(len(requests), device=mask.device)
+        ids: list[list[int]] = [[] for _ in requests]
+        logps: list[list[float]] = [[] for _ in requests]
+        for step in range(limit):
+            uniform = draws[alive.cpu(), step].to(mask.device)
+            token, logp = choose(self.policy.logits(hidden), uniform, sampling)
+            for i, t, p in zip(alive.tolist(), token.tolist(), logp.tolist(), strict=True):
+                ids[i].append(t)
+                logps[i].append(p)
+            going = ~torch.isin(token, stops)
+            if step + 1 == limit or not bool(going.any()):
+                break
+            if not bool(going.all()):
+                keep = going.nonzero().squeeze(-1)
+                alive, token, mask = alive[keep], token[keep], mask[keep]
+                for layer in cache.layers:
+                    layer.select(keep)  # pyright: ignore[reportAttributeAccessIssue]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            hidden = self._step(token.unsqueeze(1), mask, cache)
+        return [
+            self._trajectory(r, i, p, sampling)
+            for r, i, p in zip(requests, ids, logps, strict=True)
+        ]
+
+    def _prefill(self, requests: list[Request]) -> tuple[Cache, Tensor, Tensor]:
+        """Cache, attention mask and last hidden state; each distinct prompt is read once."""
+        prompts = list(dict.fromkeys(r.prompt_ids for r in requests))
+        width = max(map(len, prompts))
+        fill = int(self.policy.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        ids = torch.tensor([[fill] * (width - len(p)) + list(p) for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
+        cache = Cache(layer_class_to_replicate=GrowingLayer)
+        hidden = self._step(ids, mask, cache)
+        if len(prompts) < len(requests):
+            index = {p: i for i, p in enumerate(prompts)}
+            rows = torch.tensor([index[r.prompt_ids] for r in requests], device=mask.device)
+            for layer in cache.layers:
+                layer.select(rows)  # pyright: ignore[reportAttributeAccessIssue]
+            mask, hidden = mask[rows], hidden[rows]
+        return cache, mask, hidden
+
+    def _step(self, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self.policy.core.base_model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1]
+
+    def _trajectory(
+        self, request: Request, ids: list[int], logps: list[float], sampling: Sampling
+    ) -> Trajectory:
+        start = len(request.prompt_ids)
+        return Trajectory(
+            prompt_key=request.prompt_key,
+            sample=request.sample,
+            ids=(*request.prompt_ids, *ids),
+            roles=(0,) * start + (1,) * len(ids),
+            logps=tuple(logps),
+            turns=((start, start + len(ids)),),
+            finish="stop" if ids and ids[-1] in self.stops else "length",
+            version=self.policy.version,
+            sampling=sampling,
+        )
+
+
+def _sort_key(request: Request) -> tuple[int, tuple[int, ...], int]:
+    return -len(request.prompt_ids), request.prompt_ids, request.sample
+
+
+def choose(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The token each uniform number picks, and its log-prob at the sampling temperature.
+
+    Inverse transform: the first token whose cumulative probability exceeds the number. Sums in
+    float64, so that a vocabulary of 200k tokens loses nothing. Shapes: (B, V), (B,) -> (B,), (B,).
+    """
+    if sampling.temperature == 0:
+        token_B = logits_BV.argmax(-1)
+        logp_BV = logits_BV.log_softmax(-1)
+        return token_B, logp_BV.gather(-1, token_B[:, None]).squeeze(-1)
+    logp_BV = (logits_BV / sampling.temperature).log_softmax(-1)
+    mass_BV = logp_BV.double().exp()
+    if sampling.top_p < 1:
+        sorted_BV, order_BV = mass_BV.sort(-1, descending=True)
+        outside_BV = sorted_BV.cumsum(-1) - sorted_BV >= sampling.top_p
+        mass_BV = mass_BV.masked_fill(outside_BV.gather(-1, order_BV.argsort(-1)), 0.0)
+    sums_BV = mass_BV.cumsum(-1)
+    threshold_B1 = (uniform_B * sums_BV[:, -1]).unsqueeze(-1)
+    token_B = torch.searchsorted(sums_BV, threshold_B1, right=True).squeeze(-1)
+    token_B = token_B.clamp(max=logits_BV.shape[-1] - 1)
+    return token_B, logp_BV.gather(-1, token_B[:, None]).squeeze(-1)

@@ -1,0 +1,54 @@
+"""Models on disk: adapters in, one plain Hugging Face folder out."""
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import nn
+
+from truing.models.heads import RewardModel
+from truing.models.model import Model
+
+
+def add_lora(model: Model, *, r: int, alpha: int, dropout: float, targets: str | list[str]) -> None:
+    """Freeze ``model`` and train low-rank adapters in it instead (Hu et al., arXiv:2106.09685).
+
+    A reward model's scalar head stays fully trainable: it starts from noise.
+    """
+    reward = isinstance(model, RewardModel)
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
+        modules_to_save=["score"] if reward else None,
+    )
+    model.network = get_peft_model(model.network, config)
+
+
+def export(model: Model, folder: Path) -> Path:
+    """Write ``model`` as a folder that plain transformers loads, adapters merged into the weights.
+
+    The folder appears whole or not at all: it is written beside its place and then renamed.
+    """
+    target = folder / "model"
+    draft = folder / "model.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    network: Any = model.network
+    if hasattr(network, "merge_and_unload"):
+        network.save_pretrained(folder / "adapter", safe_serialization=True)
+        network = _merged(network)
+    network.save_pretrained(draft, safe_serialization=True)
+    model.tokenizer.save_pretrained(draft)
+    if target.exists():
+        shutil.rmtree(target)
+    draft.rename(target)
+    return target
+
+
+def _merged(network: Any) -> nn.Module:
+    """A merged copy: training may go on with the adapters afterwards."""
+    return deepcopy(network).merge_and_unload()

@@ -1,0 +1,91 @@
+"""Models that give a number instead of tokens: the reward model.
+
+It is transformers' sequence-classification model with one label, so a reward model of another
+library loads here and ours loads there. The score is read at the last token of the response. The
+shift that gives reference responses a mean of 0 is kept in the config (``reward_shift``), hence in
+the checkpoint: a reader that does not know it sees the same ranking.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from truing.data.batch import Layout, Tokens, padded
+from truing.models import precision
+from truing.models.model import Loading, Model, load_tokenizer, prepare, resolve
+
+
+class RewardModel(Model):
+    """Scores (B,) of whole sequences, ``score - shift``."""
+
+    @property
+    def shift(self) -> float:
+        """Mean raw score of the reference responses, subtracted from every score."""
+        return float(getattr(self.core.config, "reward_shift", 0.0))
+
+    @shift.setter
+    def shift(self, value: float) -> None:
+        self.core.config.reward_shift = float(value)
+
+    def forward(self, layout: Layout) -> Tensor:
+        row_B, column_B = layout.last_B2.unbind(-1)
+        hidden_BH = self.hidden(layout)[row_B, column_B]
+        return self.core.score(hidden_BH).squeeze(-1).float() - self.shift
+
+
+@torch.no_grad()
+def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
+    """Scores (N,) of whole sequences, on the CPU, in the order of ``rows``; no gradients."""
+    order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
+    score_N = torch.zeros(len(rows))
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        layout = padded([rows[i] for i in chunk]).to(model.device)
+        with precision.training():
+            score_N[chunk] = model(layout).cpu()
+    return score_N
+
+
+def load_reward_model(source: Path | str, loading: Loading | None = None) -> RewardModel:
+    """Load a reward model, or give a causal language model a new scalar head.
+
+    A new head is drawn from N(0, 1/(H+1)) as in Stiennon et al. 2020 (arXiv:2009.01325), from a
+    fixed seed. Raises ValueError for a classifier of more than one label.
+    """
+    loading = loading or Loading()
+    place = resolve(source)
+    tokenizer = load_tokenizer(place, loading)
+    with _quiet_about_new_head():
+        network, report = AutoModelForSequenceClassification.from_pretrained(
+            place, num_labels=1, output_loading_info=True, **loading.options()
+        )
+    head = getattr(network, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"{type(network).__name__} has no linear 'score' head: use a decoder-only model"
+        )
+    if any("score" in str(key) for key in report["missing_keys"]):
+        draw = torch.Generator().manual_seed(0)
+        width = head.in_features
+        weight = torch.randn(1, width, generator=draw) / (width + 1) ** 0.5
+        cast(Tensor, head.weight.data).copy_(weight)
+    if network.config.pad_token_id is None:
+        network.config.pad_token_id = tokenizer.pad_token_id
+    prepare(network, loading)
+    return RewardModel(network.to(loading.device), tokenizer)
+
+
+class _quiet_about_new_head:
+    """transformers warns that the head is new; that is the purpose here."""
+
+    def __enter__(self) -> None:
+        self.before = logging.get_verbosity()
+        logging.set_verbosity_error()
+
+    def __exit__(self, *_: object) -> None:
+        logging.set_verbosity(self.before)

@@ -1,0 +1,227 @@
+"""A causal language model and the one way to ask it for log-probabilities: `logp(model, layout)`.
+
+Padding, packing and attention masks hide behind the `Layout`; the [B, T, V] logits never exist:
+only the hidden states that predict a scored token reach the output head, a slice at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from truing.algorithms.tokens import token_logp
+from truing.data.batch import Layout, Tokens, padded
+from truing.models import precision
+from truing.settings import LoadTopic
+
+# Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
+CHUNK = 1024
+
+logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model folder is read. ``dtype``: a torch dtype name, or "auto" for the folder's own."""
+
+    dtype: str = "float32"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    disable_dropout: bool = True
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, config: LoadTopic) -> "Loading":
+        """What the settings of a command say; a GPU is used where there is one and it may be."""
+        named = config.model_dump(include={f.name for f in fields(cls)})
+        device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
+        return cls(**named, revision=getattr(config, "model_revision", None), device=device)
+
+    def options(self) -> dict[str, Any]:
+        chosen = {"attn_implementation": self.attn_implementation, "revision": self.revision}
+        return {
+            "dtype": self.dtype if self.dtype == "auto" else getattr(torch, self.dtype),
+            "trust_remote_code": self.trust_remote_code,
+            "use_safetensors": True,
+            **{key: value for key, value in chosen.items() if value is not None},
+        }
+
+
+class Model(nn.Module):
+    """A transformers network (perhaps with adapters), its tokenizer and its weights' version.
+
+    ``version`` counts the optimiser steps behind the weights; samplers and caches record it.
+    """
+
+    def __init__(self, network: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.version = 0
+
+    @property
+    def core(self) -> Any:
+        """The transformers model itself, adapters (if any) in place."""
+        network = self.network
+        return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens that the model was made for, if its config says."""
+        return getattr(self.core.config.get_text_config(), "max_position_embeddings", None)
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """Final hidden states (R, C, H) of a layout's cells.
+
+        No attention mask: filling stands on the right, where causal attention never looks, and
+        transformers keeps packed sequences apart by their restarting positions.
+        """
+        output = self.core.base_model(
+            input_ids=layout.ids_RC, position_ids=layout.positions_RC, use_cache=False
+        )
+        return output.last_hidden_state
+
+
+class Policy(Model):
+    """A causal language model: log-probs of the scored tokens of a layout."""
+
+    def forward(self, layout: Layout, temperature: float = 1.0) -> Tensor:
+        """Log-probs (B, T) of the scored tokens at ``temperature``; zero where the mask is."""
+        hidden_RCH = self.hidden(layout)
+        mask_BT = layout.mask_BT
+        hidden_NH = hidden_RCH[layout.row_BT[mask_BT], layout.column_BT[mask_BT]]
+        target_N = layout.target_BT[mask_BT]
+        pieces: list[Tensor] = []
+        for start in range(0, len(target_N), CHUNK):
+            part = hidden_NH[start : start + CHUNK], target_N[start : start + CHUNK]
+            if torch.is_grad_enabled() and len(target_N) > CHUNK:
+                # The slice's logits are computed again in the backward pass, never kept.
+                piece = checkpoint(self._head, *part, temperature, use_reentrant=False)
+            else:
+                piece = self._head(*part, temperature)
+            pieces.append(cast(Tensor, piece))
+        logp_N = torch.cat(pieces) if pieces else hidden_NH.new_zeros(0)
+        return logp_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, logp_N)
+
+    def _head(self, hidden_NH: Tensor, target_N: Tensor, temperature: float) -> Tensor:
+        return token_logp(self.logits(hidden_NH) / temperature, target_N)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states, float32 at least, with the scalings some families apply."""
+        config = self.core.config.get_text_config()
+        logits = self.core.get_output_embeddings()(hidden)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def logp(model: nn.Module, layout: Layout, temperature: float = 1.0) -> Tensor:
+    """Log-probs (B, T) of a layout's scored tokens under ``model`` (a Policy, or one wrapped by
+    DDP), at the sampling ``temperature``. Zero where ``layout.mask_BT`` is false."""
+    return model(layout, temperature)
+
+
+@torch.no_grad()
+def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
+    """Log-probs (N,) of whole responses, on the CPU, in the order of ``rows``; no gradients."""
+    order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
+    total_N = torch.zeros(len(rows))
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        layout = padded([rows[i] for i in chunk]).to(policy.device)
+        with precision.training():
+            total_N[chunk] = logp(policy, layout).sum(-1).float().cpu()
+    return total_N
+
+
+def load_tokenizer(source: Path | str, loading: Loading) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name, with an EOS and a padding token settled aloud."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, trust_remote_code=loading.trust_remote_code, revision=loading.revision or "main"
+    )
+    for name, token in (("eos_token", loading.eos_token), ("pad_token", loading.pad_token)):
+        if token is None:
+            continue
+        if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
+            raise ValueError(
+                f"{name} {token!r} is not in the vocabulary of {source}: name an existing token"
+            )
+        setattr(tokenizer, name, token)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {source} has no end-of-sequence token, so no response could ever "
+            "end: set eos_token to the token that ends a response"
+        )
+    if tokenizer.pad_token_id is None:
+        # Filling is never attended to nor scored, so sharing the EOS id is harmless here.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def resolve(source: Path | str) -> Path | str:
+    """A run folder stands for the model inside it; anything else stays as it is."""
+    folder = Path(source)
+    if (folder / "model" / "config.json").is_file():
+        return folder / "model"
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds no model: expected config.json in it or in {folder / 'model'}; "
+            "name a Hugging Face model folder or a finished run"
+        )
+    if not folder.exists() and str(source).count("/") != 1:
+        raise ValueError(f"no model folder at {source} (and it is not a hub name owner/name)")
+    return source
+
+
+def load_policy(source: Path | str, loading: Loading | None = None) -> Policy:
+    """Load a causal language model from a folder, a run folder or a hub name (safetensors only)."""
+    loading = loading or Loading()
+    place = resolve(source)
+    tokenizer = load_tokenizer(place, loading)
+    network: Any = AutoModelForCausalLM.from_pretrained(place, **loading.options())
+    network.to(loading.device)
+    prepare(network, loading)
+    policy = Policy(network, tokenizer)
+    _check_head(policy)
+    return policy
+
+
+def prepare(network: nn.Module, loading: Loading) -> None:
+    """Train mode, dropout off unless asked for: log-probs of one policy must not be random."""
+    network.train()
+    if not loading.disable_dropout:
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            cast(Any, module).attention_dropout = 0.0
+
+
+@torch.no_grad()
+def _check_head(policy: Policy) -> None:
+    """Our head on hidden states must give the model's own logits; some family may scale anew."""
+    vocabulary = policy.core.config.get_text_config().vocab_size
+    ids = torch.arange(1, 7, device=policy.device).remainder(vocabulary).unsqueeze(0)
+    hidden = policy.core.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    ours, theirs = policy.logits(hidden), policy.core(input_ids=ids).logits.float()
+    if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-2):
+        raise ValueError(
+            f"{type(policy.core).__name__} changes its logits in a way this version does not "
+            f"know (largest difference {float((ours - theirs).abs().max()):.3g}): please report it"
+        )

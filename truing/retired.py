@@ -1,0 +1,143 @@
+"""Setting names from TRL, transformers and habit that mean nothing here, and what to do instead.
+
+A name that is a setting of the command at hand never gets here.
+"""
+
+_ADVICE: list[tuple[str, str]] = [
+    ("lr", "it is called learning_rate"),
+    ("epochs num_epochs", "it is called num_train_epochs"),
+    ("batch_size train_batch_size", "it is called per_device_train_batch_size"),
+    ("eval_batch_size", "it is called per_device_eval_batch_size"),
+    ("grad_accum accumulation_steps", "it is called gradient_accumulation_steps"),
+    ("model model_name", "it is called model_name_or_path"),
+    ("ref_model reference_model", "it is called ref_model_name_or_path"),
+    ("dataset data train_file", "it is called dataset_name"),
+    ("max_new_tokens response_length", "it is called max_completion_length"),
+    ("torch_dtype", "it is called dtype"),
+    ("revision", "it is called model_revision"),
+    ("chat_template_path tokenizer_name_or_path", "chat_template takes the path of a Jinja file"),
+    ("max_seq_length max_prompt_length max_target_length", "max_length bounds the whole row"),
+    ("no_cuda use_mps_device", "write use_cpu: true to stay on the CPU; else a GPU is found"),
+    (
+        "fp16 bf16 tf32 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level",
+        "write dtype: bfloat16, or leave it at float32; float16 is not offered",
+    ),
+    (
+        "load_in_4bit load_in_8bit use_bnb_nested_quant bnb_4bit_quant_type",
+        "quantised weights are not offered; dtype: bfloat16 with use_peft: true saves most memory",
+    ),
+    (
+        "use_liger_kernel liger_kernel_config use_liger_loss",
+        "logits are never held for a whole batch anyway; leave the key out",
+    ),
+    (
+        "torch_compile torch_compile_backend torch_compile_mode",
+        "models run uncompiled; leave it out",
+    ),
+    (
+        "activation_offloading activation_checkpointing activation_checkpointing_kwargs "
+        "gradient_checkpointing_kwargs torch_empty_cache_steps auto_find_batch_size",
+        "gradient_checkpointing: true saves memory, and a smaller per_device_train_batch_size "
+        "with more gradient_accumulation_steps gives the same loss",
+    ),
+    (
+        "padding_free packing_strategy eval_packing pad_to_multiple_of group_by_length "
+        "train_sampling_strategy length_column_name",
+        "sft has packing: true; else rows of like length already share a batch",
+    ),
+    (
+        "dataset_num_proc dataset_batch_size dataset_kwargs dataloader_num_workers "
+        "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+        "dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context "
+        "remove_unused_columns label_names dataset_streaming streaming",
+        "rows are encoded once, before training, and a smaller last batch counts in full; "
+        "leave the key out",
+    ),
+    (
+        "dataset_text_field assistant_only_loss formatting_func",
+        "rows hold prompt and completion, or messages; completion_only_loss says what is learnt",
+    ),
+    ("datasets test_split_size", "name one file in dataset_name and another in eval_dataset_name"),
+    (
+        "optim optim_args optim_target_modules adafactor",
+        "the optimiser is AdamW; adam_beta1, adam_beta2, adam_epsilon and weight_decay set it",
+    ),
+    ("lr_scheduler_kwargs", "lr_scheduler_type and warmup_steps say it all; leave the key out"),
+    (
+        "neftune_noise_alpha label_smoothing_factor router_aux_loss_coef "
+        "average_tokens_across_devices",
+        "the loss is the plain one, averaged over all tokens or pairs of a step on all devices",
+    ),
+    ("data_seed full_determinism", "seed names every random draw, the order of the rows too"),
+    (
+        "eval_strategy evaluation_strategy eval_on_start eval_delay do_train do_eval do_predict "
+        "eval_accumulation_steps eval_do_concat_batches eval_use_gather_object batch_eval_metrics "
+        "include_for_metrics prediction_loss_only",
+        "eval_steps says how often, and rows to evaluate on are used whenever there are any",
+    ),
+    (
+        "logging_strategy logging_first_step logging_dir log_level log_level_replica "
+        "logging_nan_inf_filter log_on_each_node disable_tqdm debug skip_memory_metrics "
+        "include_num_input_tokens_seen",
+        "logging_steps says how often, and metrics.jsonl in output_dir gets every line",
+    ),
+    (
+        "log_completions generate_during_eval wandb_log_unique_prompts",
+        "log_completions_steps: 100 samples the same few prompts every 100 steps",
+    ),
+    (
+        "project trackio_space_id trackio_bucket_id trackio_static_space_id wandb_project",
+        "report_to names the trackers; their own environment variables set the rest",
+    ),
+    (
+        "save_strategy save_steps save_total_limit save_only_model save_safetensors "
+        "save_on_each_node enable_jit_checkpoint restore_callback_states_from_checkpoint "
+        "load_best_model_at_end metric_for_best_model greater_is_better",
+        "the model is written once, at the end of the run, as safetensors",
+    ),
+    (
+        "resume_from_checkpoint ignore_data_skip overwrite_output_dir",
+        "a run never overwrites or continues another: give a new output_dir, and the folder of "
+        "the earlier run as model_name_or_path to go on from its model",
+    ),
+    (
+        "push_to_hub hub_model_id hub_token hub_strategy hub_private_repo hub_revision "
+        "hub_always_push",
+        "nothing is uploaded; when the run is done, `hf upload` takes its folder",
+    ),
+    (
+        "fsdp fsdp_config deepspeed accelerator_config parallelism_config ddp_backend ddp_timeout "
+        "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph "
+        "local_rank",
+        "how processes share the work belongs to accelerate: `accelerate config`, then "
+        "`accelerate launch -m truing ...`",
+    ),
+    (
+        "model_init_kwargs ref_model_init_kwargs device_map use_cache",
+        "dtype, attn_implementation, model_revision and trust_remote_code say how a model is read",
+    ),
+    (
+        "use_rslora use_dora lora_task_type lora_modules_to_save lora_target_parameters "
+        "lora_bias model_adapter_name ref_adapter_name",
+        "adapters are plain LoRA: lora_r, lora_alpha, lora_dropout, lora_target_modules",
+    ),
+    (
+        "precompute_ref_log_probs precompute_ref_batch_size reference_free force_use_ref_model",
+        "the reference's log-probs are always computed once, before training; leave the key out",
+    ),
+    (
+        "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
+        "the reference stays as it is; for another one, start a run with ref_model_name_or_path",
+    ),
+    (
+        "label_smoothing loss_weights ld_alpha f_divergence_type f_alpha_divergence_coef rpo_alpha "
+        "use_weighting use_wpo discopop_tau simpo_gamma",
+        "of the preference losses only DPO's (loss_type: sigmoid) is offered",
+    ),
+    ("packing completion_only_loss", "only sft has it"),
+    ("beta loss_type ref_model_name_or_path", "only dpo has it"),
+    ("center_rewards_coefficient", "only reward has it"),
+    ("num_generations temperature top_p", "only the commands that sample have it"),
+]
+
+RETIRED: dict[str, str] = {name: advice for names, advice in _ADVICE for name in names.split()}

@@ -1,0 +1,109 @@
+"""Rewards: whatever turns prompts and completions into numbers, by one protocol.
+
+A reward is named by the folder of a reward run, by a rule of `RULES`, or as ``module:function``.
+It sees texts, never token ids, so a reward model may use another tokenizer than the policy.
+"""
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol
+
+from truing.data.batch import Encoder
+from truing.data.schema import Text
+from truing.models.heads import RewardModel, load_reward_model, sequence_scores
+from truing.models.model import Loading
+
+
+class Reward(Protocol):
+    """One number for each (prompt, completion), higher is better."""
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[str]) -> Sequence[float]: ...
+
+
+class ModelReward:
+    """A reward model behind the protocol, with its own tokenizer and context."""
+
+    def __init__(self, model: RewardModel, *, batch_size: int = 64) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.encoder = Encoder(model.tokenizer, max_length=model.context)
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
+        """Shifted scores. Raises ValueError for a prompt that fills the model's context."""
+        rows = [self.encoder.encode(p, c) for p, c in zip(prompts, completions, strict=True)]
+        for number, row in enumerate(rows):
+            if row is None:
+                raise ValueError(
+                    f"prompt {number} leaves no room in the reward model's context of "
+                    f"{self.model.context} tokens: leave it out or shorten it"
+                )
+        whole = [row for row in rows if row is not None]
+        return sequence_scores(self.model, whole, self.batch_size).tolist()
+
+
+def length(prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
+    """Words in the completion: the baseline that a real reward must beat."""
+    return [float(len(c.split())) for c in completions]
+
+
+def brevity(prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
+    """Minus the words in the completion."""
+    return [-n for n in length(prompts, completions)]
+
+
+RULES: dict[str, Reward] = {"length": length, "brevity": brevity}
+
+
+def load_reward(name: str, loading: Loading | None = None) -> Reward:
+    """The reward that ``name`` stands for. Raises ValueError with the nearest name otherwise."""
+    if name in RULES:
+        return RULES[name]
+    if Path(name).is_dir():
+        return ModelReward(load_reward_model(name, loading))
+    module, colon, function = name.partition(":")
+    if colon:
+        return _imported(module, function)
+    near = get_close_matches(name, RULES, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"unknown reward {name!r}{hint} Give the folder of a reward run, module:function, or one "
+        f"of the rules {sorted(RULES)}"
+    )
+
+
+def _imported(module: str, function: str) -> Reward:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Callable[..., Sequence[float]] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"cannot load the reward {module}:{function} ({error}): name an importable module (the "
+            "current folder counts) and a function taking prompts and completions"
+        ) from error
+    return found
+
+
+def score(reward: Reward, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
+    """The reward's numbers, checked: as many as completions, each of them finite.
+
+    Raises ValueError naming the first row that has None, NaN, infinity or no number at all.
+    """
+    scores = list(reward(prompts, completions))
+    if len(scores) != len(completions):
+        raise ValueError(
+            f"the reward returned {len(scores)} numbers for {len(completions)} completions: it "
+            "must return one for each, in order"
+        )
+    for row, value in enumerate(scores):
+        good = isinstance(value, int | float) or hasattr(value, "__float__")
+        if not good or not math.isfinite(float(value)):
+            raise ValueError(
+                f"the reward gave {value!r} for completion {row} ({completions[row][:60]!r}): it "
+                "must be a finite number"
+            )
+    return [float(value) for value in scores]

@@ -1,0 +1,403 @@
+"""The settings of every stage: topics, and the configs that are composed of them.
+
+Names are TRL's where TRL has one. A field is here only if a stage acts on it: a key that would
+change nothing is refused (see `truing.retired` for names that people bring from elsewhere).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from truing.config import Topic
+from truing.retired import RETIRED
+
+
+def _as_list(value: object) -> object:
+    """``tensorboard`` -> ``[tensorboard]``; ``none`` -> ``[]``."""
+    items = [value] if isinstance(value, str) else value
+    return [] if items == ["none"] else items
+
+
+def _reward() -> Any:
+    return Field(
+        description="Who judges: the folder of a reward run, the name of a rule, or "
+        "module:function, called with lists of prompts and completions."
+    )
+
+
+class RunTopic(Topic):
+    """Run: folder, seed, logs"""
+
+    output_dir: str = Field(
+        description="Folder that the run creates for its model, settings, metrics and samples. "
+        "It must not exist yet, or be empty."
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of every random draw. Same seed, same numbers (same machine)."
+    )
+    run_name: str | None = Field(
+        None, description="Name shown in trackers and reports. None: the folder's name."
+    )
+    report_to: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        ["tensorboard"],
+        description="Trackers beside metrics.jsonl, which is always written: tensorboard, wandb, "
+        "mlflow or any other that accelerate drives; none for no tracker.",
+    )
+    logging_steps: int = Field(
+        10, ge=1, description="Optimiser steps between two lines of metrics."
+    )
+    log_completions_steps: int = Field(
+        0,
+        ge=0,
+        description="Optimiser steps between two looks at completions of the same few prompts, "
+        "printed and kept in samples.jsonl. 0: never.",
+    )
+    num_completions_to_print: int = Field(
+        4, ge=1, description="Prompts in each of those looks (log_completions_steps)."
+    )
+    dry_run: bool = Field(
+        False, description="Print steps, tokens and a memory estimate, then stop; write nothing."
+    )
+
+
+class LoadTopic(Topic):
+    """Loading: number format, attention, device"""
+
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="Number format of the weights. bfloat16 halves the memory, but loses small "
+        "updates when all weights are trained; auto: as saved.",
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = Field(
+        "sdpa", description="Attention kernel, by its transformers name."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with a model from the hub. Read it first."
+    )
+    use_cpu: bool = Field(False, description="Stay on the CPU even if there is a GPU.")
+
+
+class ModelTopic(LoadTopic):
+    """Model and tokenizer"""
+
+    model_name_or_path: str = Field(
+        description="Where to start from: a Hugging Face folder, a hub name, or the folder of an "
+        "earlier run."
+    )
+    model_revision: str = Field(
+        "main", description="Branch, tag or commit, when the model comes from the hub."
+    )
+    chat_template: str = Field(
+        "auto",
+        description="How messages become text. auto: the tokenizer's own template, an error if it "
+        "has none and the data holds messages; plain; hh (Human: / Assistant:); or the path of a "
+        "Jinja file.",
+    )
+    eos_token: str | None = Field(
+        None, description="Token that ends a response. None: the tokenizer's own."
+    )
+    pad_token: str | None = Field(
+        None,
+        description="Token that fills up batches; it is never learnt from. None: the tokenizer's "
+        "own, else the end token.",
+    )
+
+
+class LoraTopic(Topic):
+    """LoRA: train small adapters instead of all weights"""
+
+    use_peft: bool = Field(False, description="Train LoRA adapters and leave the weights alone.")
+    lora_r: int = Field(16, ge=1, description="Rank of the adapters.")
+    lora_alpha: int = Field(32, ge=1, description="Scale: adapters count lora_alpha / lora_r.")
+    lora_dropout: float = Field(
+        0.05, ge=0, lt=1, description="Share of adapter inputs set to zero in training."
+    )
+    lora_target_modules: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="Layers that get an adapter: names, or all-linear."
+    )
+
+    @model_validator(mode="after")
+    def _lora_needs_peft(self) -> Self:
+        fields = LoraTopic.model_fields
+        idle = [n for n in fields if n != "use_peft" and getattr(self, n) != fields[n].default]
+        if idle and not self.use_peft:
+            raise ValueError(f"{idle[0]} has no effect without use_peft: true")
+        return self
+
+
+class DataTopic(Topic):
+    """Data"""
+
+    dataset_name: str = Field(
+        description="Training rows: a jsonl, jsonl.gz, json, csv or parquet file, a folder of "
+        "them, or a hub name."
+    )
+    dataset_config: str | None = Field(
+        None, description="Subset, when the dataset comes from the hub and has several."
+    )
+    dataset_train_split: str = Field(
+        "train", description="Split to train on, where a dataset has splits."
+    )
+    eval_dataset_name: str | None = Field(
+        None, description="Rows to evaluate on, if not in dataset_name: a file, folder or hub name."
+    )
+    dataset_test_split: str = Field(
+        "test", description="Split to evaluate on, where a dataset has splits."
+    )
+    max_length: int | None = Field(
+        1024,
+        ge=2,
+        description="Most tokens of prompt and response together, never more than the model's "
+        "context. None: the model's context.",
+    )
+    truncation_mode: Literal["keep_start", "drop"] = Field(
+        "keep_start",
+        description="What happens to a longer row. keep_start: the response is cut at its end; "
+        "drop: the row is left out. Both are counted and reported.",
+    )
+    shuffle_dataset: bool = Field(True, description="New order of the rows in each epoch.")
+
+
+class OptimTopic(Topic):
+    """Training: optimiser (AdamW), schedule, batches"""
+
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="Course of the learning rate after the warm-up."
+    )
+    warmup_steps: int = Field(
+        0, ge=0, description="Optimiser steps in which the learning rate rises from 0."
+    )
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="The same as a share of all steps. Give one of the two."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay, per unit of rate.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Memory of the mean gradient.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Memory of the squared gradient.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Added to the divisor for stability.")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Longer gradients are shortened to this L2 norm. 0: never."
+    )
+    num_train_epochs: float = Field(
+        3.0, gt=0, description="Passes over the training rows; fractions are allowed."
+    )
+    max_steps: int = Field(
+        -1, ge=-1, description="Optimiser steps; above 0 it takes the place of num_train_epochs."
+    )
+    per_device_train_batch_size: int = Field(
+        8, ge=1, description="Rows (pairs, for comparisons) per forward pass and device."
+    )
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="Forward passes per optimiser step. It does not change the loss."
+    )
+    per_device_eval_batch_size: int = Field(
+        8, ge=1, description="Rows per forward pass and device in evaluation."
+    )
+    eval_steps: int | None = Field(
+        None, ge=1, description="Optimiser steps between evaluations. None: only at the end."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations twice instead of storing them: slower, less memory."
+    )
+    disable_dropout: bool = Field(
+        True, description="Switch the model's own dropout off, so that log-probs are exact."
+    )
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("give warmup_steps or warmup_ratio, not both")
+        if self.lr_scheduler_type == "constant" and (self.warmup_steps or self.warmup_ratio):
+            raise ValueError("lr_scheduler_type constant has no warm-up: use constant_with_warmup")
+        if self.max_steps == 0:
+            raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
+        return self
+
+
+class SftTopic(Topic):
+    """Imitation"""
+
+    packing: bool = Field(
+        False,
+        description="Put several rows into one sequence, each blind to the others: the same loss "
+        "with less padding.",
+    )
+    completion_only_loss: bool = Field(
+        True, description="Learn the response only; false: the prompt too."
+    )
+
+
+class RewardTopic(Topic):
+    """Reward model"""
+
+    center_rewards_coefficient: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of (chosen + rejected)^2, which keeps scores near 0; try 0.01.",
+    )
+    reward_reference: str | None = Field(
+        None,
+        description="Prompt/completion rows whose mean score becomes 0. None: the demonstrations "
+        "of the SFT run that the model comes from, else the chosen responses.",
+    )
+
+
+class PreferenceTopic(Topic):
+    """Preference"""
+
+    loss_type: Literal["sigmoid"] = Field("sigmoid", description="sigmoid: DPO.")
+    beta: float = Field(
+        0.1, gt=0, description="Strength of the tie to the reference policy (per nat of log-ratio)."
+    )
+    ref_model_name_or_path: str | None = Field(
+        None, description="Reference policy. None: the model that training starts from."
+    )
+
+
+class PromptsTopic(Topic):
+    """Prompts"""
+
+    prompts: str = Field(
+        description="Rows with a column prompt: a jsonl, jsonl.gz, json, csv or parquet file, or "
+        "a hub name."
+    )
+    num_prompts: int | None = Field(
+        None, ge=1, description="How many of them, from the first. None: all."
+    )
+
+
+class SamplingTopic(Topic):
+    """Sampling"""
+
+    temperature: float = Field(
+        1.0, ge=0, description="Divides the logits. 1: the model as it is; 0: always the likeliest."
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this probability."
+    )
+    max_completion_length: int = Field(
+        128, ge=1, description="Most tokens per completion; a longer one counts as unfinished."
+    )
+    generation_batch_size: int = Field(
+        64, ge=1, description="Completions generated side by side. It does not change them."
+    )
+    seed: int = Field(0, ge=0, description="Seed; each completion has numbers of its own.")
+
+
+class _Command(Topic):
+    """The settings of one command."""
+
+    advice: ClassVar[Mapping[str, str]] = RETIRED
+
+
+class TrainingConfig(RunTopic, ModelTopic, DataTopic, OptimTopic, LoraTopic, _Command):
+    """What every training stage asks for."""
+
+
+class SftConfig(SftTopic, TrainingConfig):
+    """Learn to imitate demonstrations."""
+
+    learning_rate: float = Field(
+        2e-5, gt=0, description="Peak learning rate (as TRL for SFT; with LoRA try 2e-4)."
+    )
+
+
+class RewardConfig(RewardTopic, TrainingConfig):
+    """Learn a score from comparisons."""
+
+    learning_rate: float = Field(
+        1e-4, gt=0, description="Peak learning rate (as TRL for reward models)."
+    )
+    num_train_epochs: float = Field(
+        1.0, gt=0, description="Passes over the comparisons; more than one overfits (TRL: 3)."
+    )
+
+
+class DpoConfig(PreferenceTopic, TrainingConfig):
+    """Improve a policy from comparisons, without a reward model."""
+
+    learning_rate: float = Field(
+        1e-6, gt=0, description="Peak learning rate (as TRL for DPO; with LoRA try 1e-5)."
+    )
+    num_train_epochs: float = Field(1.0, gt=0, description="Passes over the comparisons (TRL: 3).")
+
+
+class SampleConfig(PromptsTopic, SamplingTopic, ModelTopic, _Command):
+    """Sample: write completions of prompts"""
+
+    output_file: str = Field(
+        description="File to write: a jsonl row of prompt and completion for each sample."
+    )
+    num_generations: int = Field(1, ge=1, description="Completions per prompt.")
+
+
+class CompareConfig(LoadTopic, _Command):
+    """Compare: turn samples into comparisons by asking a reward"""
+
+    samples: str = Field(
+        description="File that `truing sample` wrote, with two or more per prompt."
+    )
+    reward: str = _reward()
+    output_file: str = Field(
+        description="File to write: jsonl rows of prompt, chosen, rejected and their provenance."
+    )
+    pairs: Literal["best_worst", "all"] = Field(
+        "best_worst",
+        description="Pairs per prompt: the best with the worst, or each with each. Equal scores "
+        "give no pair; they are counted.",
+    )
+
+
+class RewardBenchConfig(LoadTopic, _Command):
+    """How often a reward orders held-out pairs rightly"""
+
+    reward: str = Field(
+        description="The reward in question: the folder of a reward run, the name of a rule, or "
+        "module:function.",
+        json_schema_extra={"positional": True},
+    )
+    dataset_name: str = Field(
+        description="Held-out comparisons or rankings: a file, a folder or a hub name."
+    )
+    dataset_test_split: str = Field("test", description="Split, where a dataset has splits.")
+    train_dataset_name: str | None = Field(
+        None,
+        description="Comparisons that a bag-of-words baseline may learn from. None: no such "
+        "baseline.",
+    )
+    output_file: str | None = Field(None, description="JSON file for the figures. None: printed.")
+
+
+class WinrateConfig(PromptsTopic, SamplingTopic, LoadTopic, _Command):
+    """Winrate: which of two models a reward prefers"""
+
+    run_a: str = Field(
+        description="The model in question: a run folder, a Hugging Face folder or a hub name.",
+        json_schema_extra={"positional": True},
+    )
+    run_b: str = Field(
+        description="The model to beat, given in the same way.",
+        json_schema_extra={"positional": True},
+    )
+    reward: str = _reward()
+    num_prompts: int | None = Field(
+        500, ge=1, description="How many of them, from the first. None: all."
+    )
+    output_file: str | None = Field(
+        None, description="JSON file for the figures and both texts. None: only printed."
+    )
+
+
+class QuickstartConfig(_Command):
+    """Quickstart: the whole loop in the embedded world"""
+
+    output_dir: str = Field(
+        "runs/quickstart", description="Folder for the runs and report.html; new or empty."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the world and of every stage.")
+    labels: Literal["panel", "shuffled", "flipped"] = Field(
+        "panel",
+        description="Whose labels train. panel: the simulated annotators; shuffled or flipped: "
+        "negative controls, which must gain nothing or lose.",
+    )

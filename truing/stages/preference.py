@@ -1,0 +1,156 @@
+"""Direct preference optimisation and its kin: a policy from comparisons, no reward model.
+
+A recipe is a row of `RECIPES`: a floor-0 loss on sequence log-ratios. The reference's log-probs are
+computed once, before the first step, from the starting policy itself unless another is named: one
+model in memory, one pass over the data.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from truing.algorithms import preference
+from truing.algorithms.tokens import reduce_mean
+from truing.data.batch import Encoder, Tokens, padded
+from truing.data.formats import Dataset
+from truing.data.schema import Comparison
+from truing.models.model import Loading, Policy, load_policy, logp, sequence_logps
+from truing.run import Run
+from truing.settings import DpoConfig
+from truing.stages import setup
+from truing.stages.trainer import Batch, Sums, stat
+
+
+class Recipe(NamedTuple):
+    """A named algorithm: its loss on (chosen, rejected) log-ratios, each (N,), given beta."""
+
+    name: str
+    loss: Callable[..., Tensor]
+
+
+# Figures of a policy in training, to be logged.
+Watch = Callable[[Policy], Mapping[str, float]]
+
+RECIPES = {"sigmoid": Recipe("DPO", preference.dpo)}
+
+
+class Pair(NamedTuple):
+    """A comparison in tokens, with the reference's log-probs of both responses."""
+
+    chosen: Tokens
+    rejected: Tokens
+    ref_chosen: float = 0.0
+    ref_rejected: float = 0.0
+
+
+class Preference:
+    """A recipe's loss, averaged over all pairs of the optimiser step."""
+
+    def __init__(self, recipe: Recipe, beta: float) -> None:
+        self.recipe, self.beta = recipe, beta
+
+    def length(self, row: Pair) -> int:
+        return max(row.chosen.length, row.rejected.length)
+
+    def collate(self, rows: Sequence[Pair]) -> Batch:
+        layout = padded([*(r.chosen for r in rows), *(r.rejected for r in rows)])
+        reference = torch.tensor([*(r.ref_chosen for r in rows), *(r.ref_rejected for r in rows)])
+        return Batch(layout, {"reference": reference})
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"pairs": len(batch.extra["reference"]) / 2}
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        logp_2N = logp(model, batch.layout).sum(-1)
+        chosen_N, rejected_N = (logp_2N - batch.extra["reference"]).chunk(2)
+        loss_N = self.recipe.loss(chosen_N, rejected_N, beta=self.beta)
+        margin_N = self.beta * (chosen_N - rejected_N).detach()
+        logps = logp_2N.detach().chunk(2)
+        # A tie of implicit rewards is no success: at the start, policy equals reference, it is 0.
+        stats = {
+            "rewards/chosen": stat(self.beta * chosen_N),
+            "rewards/rejected": stat(self.beta * rejected_N),
+            "rewards/margins": stat(margin_N),
+            "rewards/accuracies": stat((margin_N > 0).float()),
+            "logps/chosen": stat(logps[0]),
+            "logps/rejected": stat(logps[1]),
+        }
+        return reduce_mean(loss_N, totals["pairs"]), stats
+
+
+def encode_pairs(dataset: Dataset[Comparison], encoder: Encoder) -> list[Pair]:
+    """Token pairs; a pair that is left out, or equal after truncation, is counted."""
+    pairs: list[Pair] = []
+    for row in dataset.rows:
+        chosen = encoder.encode(row.prompt, row.chosen)
+        rejected = encoder.encode(row.prompt, row.rejected)
+        if chosen is None or rejected is None:
+            continue
+        if chosen == rejected:
+            encoder.counts["pairs equal after truncation, left out"] += 1
+            continue
+        pairs.append(Pair(chosen, rejected))
+    return pairs
+
+
+def with_reference(pairs: Sequence[Pair], reference: Policy, batch_size: int) -> list[Pair]:
+    """The pairs with the reference policy's log-probs filled in."""
+    flat = [tokens for pair in pairs for tokens in pair[:2]]
+    logps = sequence_logps(reference, flat, 2 * batch_size).view(-1, 2).tolist()
+    return [
+        pair._replace(ref_chosen=c, ref_rejected=r)
+        for pair, (c, r) in zip(pairs, logps, strict=True)
+    ]
+
+
+def run(config: DpoConfig, *, watch: Watch | None = None) -> Run | None:
+    """Train on comparisons (docs/dpo.md). Writes a run folder with ``model/`` in it.
+
+    ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples.
+    Returns None for a dry run, which only prints what would happen.
+    """
+    dataset, held_out = setup.datasets(config, Comparison)
+    policy = load_policy(config.model_name_or_path, Loading.of(config))
+    encoder = setup.encoder(config, policy)
+    pairs = encode_pairs(dataset, encoder)
+    eval_pairs = encode_pairs(held_out, encoder) if held_out else []
+    setup.adapt(config, policy)
+    lengths = [pair.chosen.length + pair.rejected.length for pair in pairs]
+    setup.announce(config, policy, lengths, encoder, dataset)
+    if config.dry_run:
+        return None
+    reference = policy
+    with setup.opened(config, "dpo", dataset, held_out) as (run, accelerator):
+        policy.to(accelerator.device)
+        if config.ref_model_name_or_path is not None:
+            reference = load_policy(config.ref_model_name_or_path, Loading.of(config))
+            _same_vocabulary(policy, reference)
+            reference.to(accelerator.device)
+        size = config.per_device_eval_batch_size
+        pairs = with_reference(pairs, reference, size)
+        eval_pairs = with_reference(eval_pairs, reference, size)
+        prompts = [c.prompt for c in (held_out or dataset).rows]
+        look = setup.looker(run, policy, encoder, prompts, config)
+        figures = setup.fit(
+            run,
+            accelerator,
+            policy,
+            pairs,
+            Preference(RECIPES[config.loss_type], config.beta),
+            config,
+            held_out=eval_pairs,
+            look=look if watch is None else lambda: watch(policy),
+        )
+        return setup.close(run, accelerator, policy, encoder, figures, dataset.notes)
+
+
+def _same_vocabulary(policy: Policy, reference: Policy) -> None:
+    if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        raise ValueError(
+            "the reference model's tokenizer differs from the policy's, so their log-probs cannot "
+            "be compared: use a reference with the same tokenizer"
+        )

@@ -1,0 +1,205 @@
+"""The reward model: Bradley-Terry on all pairs of a ranking, shifted so that references score 0.
+
+A comparison is a ranking of two. Each response is read once, whatever the number of pairs it is in,
+and all pairs of a prompt share a weight of 1 (InstructGPT, arXiv:2203.02155, section 3.5).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from rich.markup import escape
+from torch import Tensor, nn
+
+from truing import console
+from truing.algorithms.comparison import bradley_terry, centering, ranked_pairs
+from truing.algorithms.tokens import reduce_mean
+from truing.data.batch import Encoder, Tokens, padded
+from truing.data.formats import Dataset, load
+from truing.data.schema import Demonstration, Ranking
+from truing.models.heads import RewardModel, load_reward_model, sequence_scores
+from truing.models.model import Loading
+from truing.run import Run
+from truing.settings import RewardConfig
+from truing.stages import setup
+from truing.stages.trainer import Batch, Sums, stat
+from truing.stats.ratings import pair_accuracy
+
+# Reference responses read for the shift: the mean is then known to 1 / sqrt(1000) of their spread.
+REFERENCES = 1000
+
+
+class Ranked(NamedTuple):
+    """The responses to one prompt in tokens, their (better, worse) pairs, and a margin for each."""
+
+    responses: tuple[Tokens, ...]
+    pairs: tuple[tuple[int, int], ...]
+    margin: float = 0.0
+
+
+class Score:
+    """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step."""
+
+    def __init__(self, center: float | None) -> None:
+        self.center = center or 0.0
+
+    def length(self, row: Ranked) -> int:
+        return max(tokens.length for tokens in row.responses)
+
+    def collate(self, rows: Sequence[Ranked]) -> Batch:
+        flat: list[Tokens] = []
+        better: list[int] = []
+        worse: list[int] = []
+        weight: list[float] = []
+        margin: list[float] = []
+        for row in rows:
+            better += [len(flat) + i for i, _ in row.pairs]
+            worse += [len(flat) + j for _, j in row.pairs]
+            weight += [1 / len(row.pairs)] * len(row.pairs)
+            margin += [row.margin] * len(row.pairs)
+            flat += row.responses
+        extra = {
+            "better": torch.tensor(better),
+            "worse": torch.tensor(worse),
+            "weight": torch.tensor(weight),
+            "margin": torch.tensor(margin),
+        }
+        return Batch(padded(flat), extra)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"rankings": float(batch.extra["weight"].sum())}
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        score_B = model(batch.layout)
+        extra = batch.extra
+        better_N, worse_N = score_B[extra["better"]], score_B[extra["worse"]]
+        loss_N = bradley_terry(better_N, worse_N, extra["margin"])
+        if self.center:
+            loss_N = loss_N + self.center * centering(better_N, worse_N)
+        difference_N = better_N - worse_N
+        right_N = (difference_N > 0).float() + 0.5 * (difference_N == 0).float()
+        stats = {
+            "accuracy": stat(right_N, extra["weight"]),
+            "margin": stat(difference_N, extra["weight"]),
+            "mean_reward": stat(score_B),
+        }
+        return reduce_mean(loss_N * extra["weight"], totals["rankings"]), stats
+
+
+def encode_rankings(dataset: Dataset[Ranking], encoder: Encoder) -> list[Ranked]:
+    """Token rankings; a response that is left out, or a ranking without a pair, is counted."""
+    rows: list[Ranked] = []
+    for ranking in dataset.rows:
+        encoded = [encoder.encode(ranking.prompt, text) for text in ranking.completions]
+        kept = [(t, r) for t, r in zip(encoded, ranking.ranks, strict=True) if t is not None]
+        pairs = [(i, j) for i, j in ranked_pairs([r for _, r in kept]) if kept[i][0] != kept[j][0]]
+        if not pairs:
+            encoder.counts["rankings without a pair, left out"] += 1
+            continue
+        margin = ranking.provenance.extra.get("margin", 0.0)
+        assert isinstance(margin, int | float)
+        rows.append(Ranked(tuple(t for t, _ in kept), tuple(pairs), float(margin)))
+    return rows
+
+
+def run(config: RewardConfig) -> Run | None:
+    """Train on comparisons or rankings (docs/reward.md). Writes a run folder with ``model/``.
+
+    Returns None for a dry run, which only prints what would happen.
+    """
+    dataset, held_out = setup.datasets(config, Ranking)
+    model = load_reward_model(config.model_name_or_path, Loading.of(config))
+    encoder = setup.encoder(config, model)
+    rows = encode_rankings(dataset, encoder)
+    eval_rows = encode_rankings(held_out, encoder) if held_out else []
+    reference, source = reference_responses(config, dataset)
+    setup.adapt(config, model)
+    lengths = [sum(tokens.length for tokens in row.responses) for row in rows]
+    setup.announce(config, model, lengths, encoder, dataset)
+    if config.dry_run:
+        return None
+    with setup.opened(config, "reward", dataset, held_out) as (run, accelerator):
+        figures: dict[str, Any] = setup.fit(
+            run,
+            accelerator,
+            model,
+            rows,
+            Score(config.center_rewards_coefficient),
+            config,
+            held_out=eval_rows,
+            look=_looker(run, model, eval_rows or rows, encoder, config),
+        )
+        size = config.per_device_eval_batch_size
+        encoded = [t for t in (encoder.encode(d.prompt, d.completion) for d in reference) if t]
+        model.shift = float(sequence_scores(model, encoded, size).mean())
+        console.say(f"mean reward of {len(encoded)} {source}: {model.shift:.3f}, now shifted to 0")
+        figures |= {"reward_shift": model.shift, "reward_reference": source}
+        if eval_rows:
+            figures |= held_out_accuracy(model, eval_rows, size)
+        return setup.close(run, accelerator, model, encoder, figures, dataset.notes)
+
+
+def reference_responses(
+    config: RewardConfig, dataset: Dataset[Ranking]
+) -> tuple[Sequence[Demonstration], str]:
+    """The responses whose mean score becomes 0, and what to call them."""
+    if config.reward_reference is not None:
+        rows = load(config.reward_reference, Demonstration)
+        return rows.rows[:REFERENCES], f"responses of {rows.name}"
+    parent = Path(config.model_name_or_path)
+    if (parent / "run.json").is_file() and Run.open(parent).info["stage"] == "sft":
+        settings = yaml.safe_load((parent / "config.yaml").read_text(encoding="utf-8"))
+        rows = load(settings["dataset_name"], Demonstration, split=settings["dataset_train_split"])
+        return rows.rows[:REFERENCES], "demonstrations of the parent SFT run"
+    best = [
+        Demonstration(r.prompt, r.completions[r.ranks.index(min(r.ranks))])
+        for r in dataset.rows[:REFERENCES]
+    ]
+    return best, "chosen responses (no SFT parent and no reward_reference)"
+
+
+def held_out_accuracy(
+    model: RewardModel, rows: Sequence[Ranked], batch_size: int
+) -> dict[str, float]:
+    """Share of held-out pairs in the right order, ties a half, interval clustered by prompt."""
+    flat = [tokens for row in rows for tokens in row.responses]
+    scores = sequence_scores(model, flat, batch_size).numpy()
+    margins: list[float] = []
+    clusters: list[int] = []
+    start = 0
+    for number, row in enumerate(rows):
+        margins += [float(scores[start + i] - scores[start + j]) for i, j in row.pairs]
+        clusters += [number] * len(row.pairs)
+        start += len(row.responses)
+    accuracy = pair_accuracy(margins, clusters)
+    return {
+        "eval_accuracy": accuracy.value,
+        "eval_accuracy_low": accuracy.low,
+        "eval_accuracy_high": accuracy.high,
+        "eval_pairs": float(len(margins)),
+    }
+
+
+def _looker(
+    run: Run, model: RewardModel, rows: Sequence[Ranked], encoder: Encoder, config: RewardConfig
+) -> Callable[[], dict[str, float]]:
+    """A function that scores the same few rankings, prints the scores and keeps them."""
+
+    def look() -> dict[str, float]:
+        lines: list[dict[str, Any]] = []
+        for row in rows[: config.num_completions_to_print]:
+            texts = [encoder.decode(t.response) for t in row.responses]
+            scores = sequence_scores(model, row.responses).tolist()
+            prompt = encoder.decode(row.responses[0].prompt)
+            lines.append({"prompt": prompt, "completions": texts, "scores": scores})
+            if run.writes:
+                for text, score in zip(texts, scores, strict=True):
+                    console.say(f"[dim]step {model.version}[/dim] {score:+.2f} {escape(text[:80])}")
+        run.log_samples(model.version, lines)
+        return {}
+
+    return look

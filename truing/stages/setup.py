@@ -1,0 +1,282 @@
+"""What the training stages share around the loop: opening, encoding, looking ahead, closing."""
+
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from rich.markup import escape
+
+from truing import console
+from truing.data.batch import Encoder
+from truing.data.formats import Dataset, load
+from truing.data.schema import Record
+from truing.generation.engine import Request, Sampling
+from truing.generation.local import LocalEngine
+from truing.models.checkpoint import add_lora, export
+from truing.models.model import Model, Policy
+from truing.run import Parent, Run
+from truing.settings import TrainingConfig
+from truing.stages.trainer import Objective, evaluate, rows_per_step, total_steps, train
+
+R = TypeVar("R", bound=Record)
+Row = TypeVar("Row")
+
+# Most tokens of a completion that is only looked at.
+LOOK = 128
+
+
+def encoder(config: TrainingConfig, model: Model) -> Encoder:
+    """The encoder of ``config`` for ``model``: no sequence longer than the model's context."""
+    bounds = [n for n in (config.max_length, model.context) if n is not None]
+    return Encoder(
+        model.tokenizer,
+        template=config.chat_template,
+        max_length=min(bounds, default=None),
+        truncation_mode=config.truncation_mode,
+    )
+
+
+def adapt(config: TrainingConfig, model: Model) -> None:
+    """Put LoRA adapters into ``model`` where the config asks for them."""
+    if config.use_peft:
+        add_lora(
+            model,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_target_modules,
+        )
+
+
+def datasets(config: TrainingConfig, kind: type[R]) -> tuple[Dataset[R], Dataset[R] | None]:
+    """The rows to train on and, where there are any, those to evaluate on."""
+    rows = load(config.dataset_name, kind, split=config.dataset_train_split)
+    if config.eval_dataset_name is not None:
+        return rows, load(config.eval_dataset_name, kind, split=config.dataset_test_split)
+    folder = Path(config.dataset_name)
+    if folder.is_dir() and any(folder.glob(f"{config.dataset_test_split}.*")):
+        return rows, load(folder, kind, split=config.dataset_test_split)
+    return rows, None
+
+
+@contextmanager
+def opened(
+    config: TrainingConfig, stage: str, rows: Dataset[Any], held_out: Dataset[Any] | None
+) -> Iterator[tuple[Run, Accelerator]]:
+    """The run folder and the accelerator of a stage; the run closes with the block."""
+    parents = [
+        Parent.of("policy", config.model_name_or_path),
+        Parent("dataset", str(config.dataset_name), rows.sha256, rows.name),
+    ]
+    if held_out is not None:
+        parents.append(Parent("evaluation dataset", held_out.name, held_out.sha256, held_out.name))
+    run = Run.create(
+        config.output_dir, stage=stage, config=config, seed=config.seed, parents=parents
+    )
+    with run:
+        trackers: Any = list(config.report_to)
+        accelerator = Accelerator(
+            cpu=config.use_cpu, log_with=trackers or None, project_dir=str(run.path / "trackers")
+        )
+        if trackers:
+            accelerator.init_trackers(config.run_name or run.name)
+            run.attach(lambda step, metrics: accelerator.log(dict(metrics), step=step))
+        yield run, accelerator
+        accelerator.end_training()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run would do, for ``--dry-run`` and for the line printed before training."""
+
+    steps: int
+    rows: int
+    tokens_per_step: float
+    parameters: int
+    trainable: int
+    memory_mb: float
+
+    def show(self) -> None:
+        console.table(
+            "Outlook",
+            {
+                "rows": self.rows,
+                "optimiser steps": self.steps,
+                "tokens per step (mean)": round(self.tokens_per_step),
+                "tokens in all": round(self.tokens_per_step * self.steps),
+                "parameters": self.parameters,
+                "trainable parameters": self.trainable,
+                "memory, estimated (MB)": round(self.memory_mb),
+            },
+        )
+
+
+def outlook(config: TrainingConfig, model: Model, lengths: Sequence[int], world: int) -> Outlook:
+    """Steps, tokens and memory of a run. ``lengths``: tokens of each row, all its sequences.
+
+    Memory: weights, gradients and two AdamW moments, plus about 34 x hidden bytes (half that per
+    value in bfloat16) of activations per token and layer (Korthikanti et al. 2022,
+    arXiv:2205.05198, eq. 2 without the attention scores, which sdpa never stores).
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    weight_bytes = next(model.parameters()).element_size()
+    text = model.core.config.get_text_config()
+    mean = sum(lengths) / len(lengths)
+    longest = sorted(lengths)[-config.per_device_train_batch_size :]
+    width = text.hidden_size * (4 if config.gradient_checkpointing else 34) * weight_bytes / 2
+    memory = (
+        parameters * weight_bytes
+        + trainable * 3 * weight_bytes
+        + sum(longest) * text.num_hidden_layers * width
+    )
+    return Outlook(
+        steps=total_steps(len(lengths), config, world),
+        rows=len(lengths),
+        tokens_per_step=mean * min(rows_per_step(config, world), len(lengths)),
+        parameters=parameters,
+        trainable=trainable,
+        memory_mb=memory / 2**20,
+    )
+
+
+def announce(
+    config: TrainingConfig,
+    model: Model,
+    lengths: Sequence[int],
+    encode: Encoder,
+    rows: Dataset[Any],
+) -> None:
+    """Say what was counted while reading, and what the run will do. ``lengths``: tokens a row."""
+    for note, count in {**rows.notes, **encode.counts}.items():
+        console.say(f"[yellow]{escape(note)}: {count} of {len(rows)} rows[/yellow]")
+    if not lengths:
+        raise ValueError(
+            f"no row of {rows.name} can be used ({dict(encode.counts)}): raise max_length, or "
+            "shorten the prompts"
+        )
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    ahead = outlook(config, model, lengths, world)
+    if config.dry_run:
+        ahead.show()
+    else:
+        console.say(
+            f"{ahead.rows} rows, {ahead.steps} steps of about {ahead.tokens_per_step:.0f} tokens, "
+            f"{ahead.trainable:,} of {ahead.parameters:,} parameters to train"
+        )
+
+
+def fit(
+    run: Run,
+    accelerator: Accelerator,
+    model: Model,
+    rows: Sequence[Row],
+    objective: Objective[Row],
+    config: TrainingConfig,
+    *,
+    held_out: Sequence[Row] = (),
+    look: Callable[[], Mapping[str, float]] | None = None,
+) -> dict[str, float]:
+    """Drive the loop: log, evaluate, look at samples. Returns the last metrics.
+
+    ``look`` is called before the first step, every ``log_completions_steps`` and after the last;
+    what it returns is logged.
+    """
+    steps = total_steps(len(rows), config, accelerator.num_processes)
+    window: list[dict[str, float]] = []
+    last: dict[str, float] = {}
+    loop = train(
+        accelerator,
+        model,
+        rows,
+        objective,
+        config,
+        seed=config.seed,
+        shuffle=config.shuffle_dataset,
+    )
+    every = config.log_completions_steps
+    if look and every:
+        run.log(0, look())
+    with run.progress(steps, run.info["stage"]) as bar:
+        for step in loop:
+            window.append(step.metrics)
+            bar.advance({"loss": step.metrics["loss"]})
+            if step.step % config.logging_steps == 0 or step.step == steps:
+                mean = {k: sum(m[k] for m in window) / len(window) for k in window[-1]}
+                last = last | mean | {"epoch": step.epoch}
+                run.log(step.step, mean | {"epoch": step.epoch})
+                window = []
+            due = config.eval_steps and step.step % config.eval_steps == 0
+            if held_out and (due or step.step == steps):
+                size = config.per_device_eval_batch_size
+                figures = evaluate(accelerator, model, held_out, objective, size)
+                run.log(step.step, figures)
+                last |= figures
+            if look and every and (step.step % every == 0 or step.step == steps):
+                run.log(step.step, look())
+    return last
+
+
+def looker(
+    run: Run, policy: Policy, encode: Encoder, prompts: Sequence[Any], config: TrainingConfig
+) -> Callable[[], Mapping[str, float]]:
+    """A function that samples the same few prompts, prints the completions and keeps them."""
+    chosen = [encode.prompt(p) for p in list(prompts)[: config.num_completions_to_print]]
+    bound = min(policy.context or sys.maxsize, config.max_length or sys.maxsize)
+    requests = [Request(ids, i) for i, ids in enumerate(chosen) if 0 < len(ids) < bound]
+    sampling = Sampling(max_completion_length=LOOK, seed=config.seed, stream="look")
+
+    def look() -> dict[str, float]:
+        rows: list[dict[str, Any]] = []
+        done = LocalEngine(policy).generate(requests, sampling)
+        for each in done:
+            prompt, text = encode.decode(each.prompt_ids), encode.decode(each.response_ids)
+            rows.append({"prompt": prompt, "completion": text, "finish_reason": each.finish})
+            if run.writes:
+                console.say(
+                    f"[dim]step {policy.version}: ...{escape(prompt[-60:])}[/dim]"
+                    f"[cyan]{escape(text)}[/cyan]"
+                )
+        run.log_samples(policy.version, rows)
+        lengths = [len(each.response_ids) for each in done]
+        cut = [each.finish == "length" for each in done]
+        return {
+            "completions/mean_length": sum(lengths) / max(1, len(lengths)),
+            "completions/clipped_ratio": sum(cut) / max(1, len(cut)),
+        }
+
+    return look
+
+
+def close(
+    run: Run,
+    accelerator: Accelerator,
+    model: Model,
+    encode: Encoder,
+    figures: Mapping[str, Any],
+    notes: Mapping[str, int],
+) -> Run:
+    """Export the model, print the closing table and finish the run."""
+    if encode.template != "auto":
+        # Whoever loads the model later renders messages as it was trained on them.
+        model.tokenizer.chat_template = encode.chat_template
+    if accelerator.is_main_process:
+        export(model, run.path)
+    accelerator.wait_for_everyone()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    summary = {
+        **figures,
+        **encode.counts,
+        **notes,
+        "peak_mb": round(peak),
+        "weight_version": model.version,
+    }
+    run.finish(summary)
+    run.final_table(f"{run.info['stage']} finished", summary)
+    return run

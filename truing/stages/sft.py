@@ -1,0 +1,80 @@
+"""Supervised fine-tuning: maximise the likelihood of demonstrated responses."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from truing.algorithms.tokens import reduce_mean
+from truing.data.batch import Encoder, Tokens, packed, padded
+from truing.data.formats import Dataset
+from truing.data.schema import Demonstration
+from truing.models.model import Loading, load_policy, logp
+from truing.run import Run
+from truing.settings import SftConfig
+from truing.stages import setup
+from truing.stages.trainer import Batch, Sums
+
+# A packed row is at least this long (tokens), so that short rows share one.
+ROW = 512
+
+
+class Imitation:
+    """Negative log-likelihood per scored token, over all tokens of the optimiser step."""
+
+    def __init__(self, config: SftConfig) -> None:
+        self.packing = config.packing
+        self.score_prompt = not config.completion_only_loss
+
+    def length(self, row: Tokens) -> int:
+        return row.length
+
+    def collate(self, rows: Sequence[Tokens]) -> Batch:
+        if not self.packing:
+            return Batch(padded(rows, score_prompt=self.score_prompt), {})
+        capacity = max(ROW, *(row.length for row in rows))
+        return Batch(packed(rows, capacity=capacity, score_prompt=self.score_prompt), {})
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"tokens": batch.layout.scored}
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        logp_BT = logp(model, batch.layout)
+        return -reduce_mean(logp_BT, totals["tokens"]), {}
+
+
+def encode_rows(dataset: Dataset[Demonstration], encoder: Encoder) -> list[Tokens]:
+    """Token rows; those left out are counted in ``encoder.counts``."""
+    rows = (encoder.encode(d.prompt, d.completion) for d in dataset.rows)
+    return [row for row in rows if row is not None and row.length > 1]
+
+
+def run(config: SftConfig) -> Run | None:
+    """Train on demonstrations (docs/sft.md). Writes a run folder with ``model/`` in it.
+
+    Returns None for a dry run, which only prints what would happen.
+    """
+    dataset, held_out = setup.datasets(config, Demonstration)
+    policy = load_policy(config.model_name_or_path, Loading.of(config))
+    encoder = setup.encoder(config, policy)
+    rows = encode_rows(dataset, encoder)
+    eval_rows = encode_rows(held_out, encoder) if held_out else []
+    setup.adapt(config, policy)
+    setup.announce(config, policy, [row.length for row in rows], encoder, dataset)
+    if config.dry_run:
+        return None
+    with setup.opened(config, "sft", dataset, held_out) as (run, accelerator):
+        prompts = [d.prompt for d in (held_out or dataset).rows]
+        look = setup.looker(run, policy, encoder, prompts, config)
+        figures = setup.fit(
+            run,
+            accelerator,
+            policy,
+            rows,
+            Imitation(config),
+            config,
+            held_out=eval_rows,
+            look=look,
+        )
+        return setup.close(run, accelerator, policy, encoder, figures, dataset.notes)

@@ -1,0 +1,272 @@
+"""The one training loop, a generator of metrics; accelerate underneath.
+
+A stage brings an `Objective`: how rows become a micro-batch, what that micro-batch adds to each
+global denominator, and its loss. The loop owns order, accumulation, ranks, optimiser and
+schedule, and never learns which algorithm it runs. The caller owns the generator: it logs,
+evaluates, samples, and may close it to stop early.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from truing.data.batch import Layout
+from truing.keys import generator
+from truing.models import precision
+from truing.models.model import Model
+from truing.settings import OptimTopic
+
+Row = TypeVar("Row", contravariant=True)
+# A metric on its way: its sum and the count it is a mean over. Ranks and steps just add up.
+Sums = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: its layout and whatever else the objective needs, by name."""
+
+    layout: Layout
+    extra: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> "Batch":
+        extra = {name: value.to(device) for name, value in self.extra.items()}
+        return Batch(self.layout.to(device), extra)
+
+
+class Objective(Protocol[Row]):
+    """What a stage optimises."""
+
+    def length(self, row: Row) -> int:
+        """Tokens of a row; rows of like length share a micro-batch."""
+        ...
+
+    def collate(self, rows: Sequence[Row]) -> Batch: ...
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """What this micro-batch adds to each denominator (scored tokens, pairs, ...)."""
+        ...
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        """This micro-batch's share of the loss, its sums divided by the *global* ``totals``."""
+        ...
+
+
+@dataclass
+class Step:
+    """One optimiser step: its number from 1, the epoch reached, and its metrics."""
+
+    step: int
+    epoch: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def total_steps(rows: int, config: OptimTopic, world: int) -> int:
+    """Optimiser steps that ``num_train_epochs`` or ``max_steps`` come to."""
+    if config.max_steps > 0:
+        return config.max_steps
+    return max(1, math.ceil(rows * config.num_train_epochs / rows_per_step(config, world)))
+
+
+def rows_per_step(config: OptimTopic, world: int) -> int:
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * world
+
+
+def step_rows(
+    rows: int, config: OptimTopic, *, seed: int, shuffle: bool, world: int
+) -> Iterator[list[int]]:
+    """Row numbers of each optimiser step, all ranks together; the order is keyed by the epoch.
+
+    The last step of the last epoch may be smaller, but gives every rank a row at least.
+    """
+    steps, size = total_steps(rows, config, world), rows_per_step(config, world)
+    wanted = steps * size
+    if config.max_steps <= 0:
+        wanted = max(math.ceil(rows * config.num_train_epochs), (steps - 1) * size + world)
+    queue: list[int] = []
+    epoch = 0
+    for _ in range(steps):
+        take = min(size, wanted)
+        while len(queue) < take:
+            order = generator(seed, "shuffle", epoch).permutation(rows) if shuffle else range(rows)
+            queue.extend(int(i) for i in order)
+            epoch += 1
+        yield queue[:take]
+        queue, wanted = queue[take:], wanted - take
+
+
+def make_optimizer(model: nn.Module, config: OptimTopic) -> torch.optim.Optimizer:
+    """AdamW on what is trainable; vectors (norms, biases) are not decayed."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True,
+    )
+
+
+def train(
+    accelerator: Accelerator,
+    model: Model,
+    rows: Sequence[Any],
+    objective: Objective[Any],
+    config: OptimTopic,
+    *,
+    seed: int,
+    shuffle: bool = True,
+) -> Iterator[Step]:
+    """Optimise ``model`` in place; yields after every optimiser step.
+
+    The model's ``version`` counts the steps. Raises ValueError without rows, and
+    FloatingPointError at a loss or gradient that is not finite.
+    """
+    if not rows:
+        raise ValueError("there are no rows to train on: the dataset is empty after encoding")
+    world = accelerator.num_processes
+    steps = total_steps(len(rows), config, world)
+    optimizer = make_optimizer(model, config)
+    warmup = config.warmup_steps or round(config.warmup_ratio * steps)
+    schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup, steps)
+    if config.gradient_checkpointing:
+        model.network.gradient_checkpointing_enable()
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    seen = 0
+    plan = step_rows(len(rows), config, seed=seed, shuffle=shuffle, world=world)
+    for number, chosen in enumerate(plan, start=1):
+        mine = [rows[i] for i in chosen[accelerator.process_index :: world]]
+        batches = micro_batches(mine, objective, config.per_device_train_batch_size)
+        sums = _accumulate(accelerator, wrapped, objective, batches, number)
+        norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm or math.inf)
+        if norm is not None and not math.isfinite(float(norm)):
+            raise FloatingPointError(
+                f"the gradient's norm is {float(norm)} at step {number}: nothing was updated. "
+                "Lower learning_rate, or look for a faulty row"
+            )
+        rate = schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        model.version = number
+        seen += len(chosen)
+        metrics = {
+            "grad_norm": float(norm) if norm is not None else math.nan,
+            "learning_rate": rate,
+        }
+        yield Step(number, seen / len(rows), {**means(sums), **metrics})
+    accelerator.free_memory()
+
+
+def _accumulate(
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    objective: Objective[Any],
+    batches: Sequence[Batch],
+    number: int,
+) -> Sums:
+    """Forward and backward of one optimiser step's micro-batches; its metrics, over all ranks."""
+    totals = global_totals(accelerator, objective, batches)
+    sums: Sums = {}
+    for i, batch in enumerate(batches):
+        last = i + 1 == len(batches)
+        with precision.training(), _synchronised(accelerator, wrapped, last):
+            loss, stats = objective.loss(wrapped, batch.to(accelerator.device), totals)
+            if not bool(torch.isfinite(loss)):
+                raise FloatingPointError(
+                    f"the loss is {float(loss)} at step {number}, micro-batch {i + 1} of "
+                    f"{len(batches)}: nothing was updated. Lower learning_rate, or look for a "
+                    "faulty row"
+                )
+            # DDP averages gradients over ranks; the totals are global already, so undo the
+            # average. This is the only place where the world size enters a loss.
+            accelerator.backward(loss * accelerator.num_processes)
+        add_sums(sums, {"loss": (loss.detach(), torch.zeros_like(loss)), **stats})
+    sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)
+    return gather_sums(accelerator, sums)
+
+
+def _synchronised(accelerator: Accelerator, wrapped: nn.Module, last: bool) -> Any:
+    """Ranks exchange gradients in the last micro-batch of a step only."""
+    return torch.enable_grad() if last else accelerator.no_sync(wrapped)
+
+
+def micro_batches(rows: Sequence[Any], objective: Objective[Any], size: int) -> list[Batch]:
+    """One rank's rows of a step in micro-batches; like lengths together, so less is filling."""
+    ordered = sorted(rows, key=objective.length, reverse=True)
+    return [objective.collate(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+
+
+def global_totals(
+    accelerator: Accelerator, objective: Objective[Any], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """Each denominator over all micro-batches and ranks of one optimiser step."""
+    totals: dict[str, float] = {}
+    for batch in batches:
+        for name, value in objective.counts(batch).items():
+            totals[name] = totals.get(name, 0.0) + value
+    return {
+        name: accelerator.reduce(  # pyright: ignore
+            torch.tensor(value, device=accelerator.device), reduction="sum"
+        )
+        for name, value in totals.items()
+    }
+
+
+def add_sums(into: Sums, more: Sums) -> None:
+    for name, (total, count) in more.items():
+        old = into.get(name)
+        into[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
+
+
+def gather_sums(accelerator: Accelerator, sums: Sums) -> Sums:
+    """The sums of all ranks together."""
+    if accelerator.num_processes == 1:
+        return sums
+    flat = torch.stack([torch.stack([t.float(), c.float()]) for t, c in sums.values()])
+    flat = accelerator.reduce(flat, reduction="sum")
+    return {name: (flat[i, 0], flat[i, 1]) for i, name in enumerate(sums)}  # pyright: ignore
+
+
+def means(sums: Sums) -> dict[str, float]:
+    return {name: float(total) / max(float(count), 1e-12) for name, (total, count) in sums.items()}
+
+
+def stat(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The sum and count of some values, for a metric that is their (weighted) mean."""
+    values = values.detach()
+    if weight is None:
+        return values.sum(), torch.tensor(float(values.numel()), device=values.device)
+    return (values * weight).sum(), weight.sum()
+
+
+@torch.no_grad()
+def evaluate(
+    accelerator: Accelerator,
+    model: nn.Module,
+    rows: Sequence[Any],
+    objective: Objective[Any],
+    batch_size: int,
+) -> dict[str, float]:
+    """The objective's loss and metrics on held-out rows, named ``eval_...``."""
+    mine = list(rows[accelerator.process_index :: accelerator.num_processes])
+    batches = micro_batches(mine, objective, batch_size)
+    totals = global_totals(accelerator, objective, batches)
+    sums: Sums = {}
+    for batch in batches:
+        with precision.training():
+            loss, stats = objective.loss(model, batch.to(accelerator.device), totals)
+        add_sums(sums, {"loss": (loss, torch.zeros_like(loss)), **stats})
+    sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)
+    return {f"eval_{name}": value for name, value in means(gather_sums(accelerator, sums)).items()}

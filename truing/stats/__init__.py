@@ -1,0 +1,1 @@
+"""Statistics: numpy arrays in, estimates with intervals out. Loads without torch."""
