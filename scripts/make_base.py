@@ -1,8 +1,8 @@
 """Make the packaged base model of the embedded world: `make base`.
 
 A tokenizer and a small Llama from nothing, trained on the world's raw text by Truing's own SFT
-stage. First come random repetitions alone (a small model learns to copy only when nothing else
-pays), then the mixed corpus. The weights are stored in float16.
+stage. First come copying exercises alone (a small model learns to copy only when nothing else
+pays), then documents with some exercises among them. The weights are stored in float16.
 """
 
 import argparse
@@ -21,13 +21,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from truing.keys import generator
 from truing.settings import SftConfig
 from truing.stages import sft
-from truing.worlds.corpus import all_words, base_documents
+from truing.worlds.corpus import all_words, base_documents, copying
 
 TARGET = Path(__file__).resolve().parents[1] / "truing" / "worlds" / "base"
 SEED = 0
 END = "<|end|>"
+COPYING = 0.3
 
 
 def make_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
@@ -57,6 +59,8 @@ def make_raw_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         num_attention_heads=4,
         intermediate_size=384,
         max_position_embeddings=512,
+        # The usual 0.02 is made for models ten times as wide: attention would start nearly flat.
+        initializer_range=0.08,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -68,27 +72,20 @@ def make_raw_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--warm-steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--target", type=Path, default=TARGET)
     options = parser.parse_args()
-    total = options.steps * options.batch
-    warm = round(0.15 * total)
-    documents = [
-        *base_documents(warm, SEED + 1, repeat_share=1.0),
-        *base_documents(total - warm, SEED, repeat_share=0.3),
-    ]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        make_raw_model(folder / "raw", make_tokenizer(documents[warm : warm + 20_000]))
-        with open(folder / "corpus.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"text": text}) + "\n" for text in documents)
+        make_raw_model(folder / "raw", make_tokenizer(list(base_documents(10_000, SEED))))
+        write_corpus(folder / "corpus.jsonl", options.warm_steps, options.steps, options.batch)
         config = SftConfig(
             output_dir=str(folder / "run"),
             model_name_or_path=str(folder / "raw"),
             dataset_name=str(folder / "corpus.jsonl"),
             shuffle_dataset=False,
-            completion_only_loss=False,
             attn_implementation="eager",
             per_device_train_batch_size=options.batch,
             num_train_epochs=1,
@@ -104,6 +101,22 @@ def main() -> None:
         )
         sft.run(config)
         store(folder / "run" / "model", options.target)
+
+
+def write_corpus(file: Path, warm_steps: int, steps: int, batch: int) -> None:
+    """Copying exercises for the first steps, then documents with COPYING exercises among them."""
+    total = (warm_steps + steps) * batch
+    exercises = copying(total, SEED)
+    documents = base_documents(steps * batch, SEED)
+    with open(file, "w", encoding="utf-8") as out:
+        for row in range(total):
+            copies = generator(SEED, "mix", row).random() < COPYING
+            if row < warm_steps * batch or copies:
+                prompt, completion = next(exercises)
+                line = {"prompt": prompt, "completion": completion}
+            else:
+                line = {"text": next(documents)}
+            out.write(json.dumps(line) + "\n")
 
 
 def store(trained: Path, target: Path) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 def generator(seed: int, stream: str, *indices: int) -> np.random.Generator:
     """The generator that belongs to this key; ``stream`` names its purpose, such as "shuffle"."""
-    words = [seed, crc32(stream.encode()), *indices]
+    # The count keeps (1,) and (1, 0) apart: SeedSequence fills short keys up with zeros.
+    words = [seed, crc32(stream.encode()), len(indices), *indices]
     if min(words) < 0:
         raise ValueError(f"a random key must hold no negative number, got {words}")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))

@@ -41,6 +41,9 @@ _STYLE: Any = {
 }
 
 
+_STEP = 0.135  # inches between the dots of a row
+
+
 class Dot(NamedTuple):
     """An estimate with its interval; ``colour`` is a number of `SERIES`."""
 
@@ -70,46 +73,56 @@ class Line(NamedTuple):
 
 
 def dot_plot(
-    rows: Sequence[Row], name: str, *, percent: bool, marks: Sequence[tuple[float, str]] = ()
+    rows: Sequence[Row],
+    name: str,
+    *,
+    percent: bool,
+    marks: Sequence[tuple[float, str]] = (),
+    from_zero: bool = False,
 ) -> str:
-    """Rows of estimates with their intervals; ``marks`` are labelled vertical lines."""
+    """Rows of estimates with their intervals, each under its label; ``marks`` are vertical lines.
+
+    Labels stand above their rows, not beside them, so that the plot stays legible on a phone.
+    """
     with mpl.rc_context(_STYLE):
-        heights = [0.17 + 0.13 * len(row.dots) for row in rows]
-        margin = 0.28 if marks else 0.08
-        tall = sum(heights) + margin + 0.32
-        figure = Figure(figsize=(6.0, tall), facecolor="none")
-        axes = figure.add_axes((0.27, 0.32 / tall, 0.70, sum(heights) / tall))
-        middles: list[float] = []
+        heights = [0.30 + _STEP * len(row.dots) for row in rows]
+        above, below = (0.26 if marks else 0.04), 0.28
+        tall = sum(heights) + above + below
+        figure = Figure(figsize=(4.2, tall), facecolor="none")
+        axes = figure.add_axes((0.02, below / tall, 0.94, sum(heights) / tall))
         top = 0.0
         for row, height in zip(rows, heights, strict=True):
-            middles.append(top + height / 2)
+            axes.annotate(
+                row.label, (0, top + 0.15), (0, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center",
+                bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 1.5},
+            )  # fmt: skip
             for i, dot in enumerate(row.dots):
-                _dot(axes, dot, top + 0.15 + 0.13 * i)
+                _dot(axes, dot, top + 0.32 + _STEP * i)
             top += height
         axes.set_ylim(top, 0)
-        axes.set_yticks(middles, [row.label for row in rows])
+        axes.set_yticks([])
+        if from_zero:
+            axes.set_xlim(left=0)
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         if percent:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
-        for x, label in marks:
+        for x, _ in marks:
             axes.axvline(x, color=FAINT, linewidth=1, dashes=(3, 2), zorder=1)
-            axes.annotate(
-                label, (x, 1), (0, 3), xycoords=("data", "axes fraction"),
-                textcoords="offset points", ha="center", color=FAINT, fontsize=8.5,
-            )  # fmt: skip
+        _name_marks(axes, marks)
         return _svg(figure, name)
 
 
 def line_plot(lines: Sequence[Line], title: str, name: str) -> str:
     """Curves over steps, each named at its right end where there are several."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 2.35), facecolor="none")
+        figure = Figure(figsize=(3.6, 2.1), facecolor="none")
         several = len(lines) > 1
-        axes = figure.add_axes((0.13, 0.17, 0.66 if several else 0.82, 0.68))
+        axes = figure.add_axes((0.13, 0.13, 0.62 if several else 0.83, 0.70))
         dashes = iter([(None, None), (4, 1.5), (1.5, 1.5), (6, 1, 1, 1)] * len(lines))
         for line in lines:
             colour = INK if line.colour is None else SERIES[line.colour]
@@ -124,12 +137,23 @@ def line_plot(lines: Sequence[Line], title: str, name: str) -> str:
         axes.set_axisbelow(True)
         axes.tick_params(length=0, labelcolor=FAINT)
         axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_title(title, loc="left", fontsize=10, color=INK, x=-0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.set_title(title, loc="left", fontsize=10, color=INK, x=-0.13)
         if several:
             _name_ends(axes, lines)
         return _svg(figure, name)
+
+
+def _name_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
+    """Names above the vertical lines, each on the side of its line that has more room."""
+    low, high = axes.get_xlim()
+    for x, label in marks:
+        axes.annotate(
+            label, (x, 1), (0, 4), xycoords=("data", "axes fraction"),
+            textcoords="offset points", color=FAINT, fontsize=8.5,
+            ha="left" if x < low + 0.5 * (high - low) else "right",
+        )  # fmt: skip
 
 
 def _dot(axes: Axes, dot: Dot, y: float) -> None:

@@ -6,7 +6,7 @@ on a phone. Everything that came from a model or a user is escaped.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from truing.evaluate.plots import Dot, Line, Row, dot_plot, line_plot
-from truing.evaluate.summary import ALL, Item, Reply, Report, SeedRun, percent, summary
+from truing.evaluate.summary import ALL, Item, Reply, Report, SeedRun, System, percent, summary
 
 
 class Chip(NamedTuple):
@@ -44,17 +44,28 @@ def render(report: Report, figures: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"pct": _pct, "num": _num, "time": _time, "memory": _memory, "word": report.word}
-    shown = list(zip(report.items, range(min(report.examples, len(report.items))), strict=False))
+    env.filters |= {
+        "pct": percent,
+        "num": _num,
+        "plain": _plain,
+        "pick": lambda mapping, key: mapping.get(key),
+        "find": lambda key, mapping: mapping.get(key),
+        "digits": _digits,
+        "time": _time,
+        "memory": _memory,
+        "word": report.word,
+    }
+    shown = range(min(report.examples, len(report.items)))
     spans = _spans(report)
     return env.get_template("report.html.j2").render(
         report=report,
         f=figures,
         all=ALL,
         colour={s.name: i % 8 for i, s in enumerate(report.systems)},
-        examples=[(item, _columns(report, item, i, spans)) for item, i in shown],
+        examples=[(report.items[i], _columns(report, i, spans)) for i in shown],
         plots={name: Markup(svg) for name, svg in _plots(report, figures).items()},
         panels=_panels(report),
+        later=_later(report),
         fault_names=_by_rate(figures["faults"][report.reference]),
         seeds=_seeds(report, figures),
         lowered=_lowered(figures["facts"][report.headline[0]]),
@@ -62,30 +73,35 @@ def render(report: Report, figures: Mapping[str, Any]) -> str:
 
 
 def _columns(
-    report: Report, item: Item, index: int, spans: Mapping[str, tuple[float, float]]
-) -> list[tuple[Any, Reply, list[Chip]]]:
+    report: Report, index: int, spans: Mapping[str, tuple[float, float]]
+) -> list[tuple[System, Reply, dict[str, list[Chip]]]]:
     """(system, reply, chips) for one prompt."""
+    item = report.items[index]
     replies = [(system, system.replies[index]) for system in report.systems]
     return [(system, reply, chips(report, item, reply, spans)) for system, reply in replies]
 
 
 def chips(
     report: Report, item: Item, reply: Reply, spans: Mapping[str, tuple[float, float]]
-) -> list[Chip]:
-    """Parts, facts and faults of one reply, coloured.
+) -> dict[str, list[Chip]]:
+    """Scores, facts and faults of one reply, coloured; groups without a chip are left out.
 
     A part is good within 5 % of its observed span of the best possible reply (or, not knowing that,
     of the best seen), bad below half of the span, and part of the way between.
     """
-    found: list[Chip] = []
+    scores: list[Chip] = []
     for name, value in reply.parts.items():
         low, high = spans[name]
         best = (item.best or {}).get(name, high)
         short = (best - value) / (high - low) if high > low else None
         level = "even" if short is None else ("good", "part", "bad")[(short > 0.05) + (short > 0.5)]
-        found.append(Chip(level, f"{report.word(name)} {_minus(f'{value:.2f}')}"))
-    found += [Chip("good" if ok else "bad", report.word(name)) for name, ok in reply.facts.items()]
-    return found + [Chip("bad", f"fault: {report.word(name)}") for name in sorted(reply.faults)]
+        scores.append(Chip(level, f"{report.word(name)} {_plain(value)}"))
+    groups = {
+        "Scores": scores,
+        "Facts": [Chip("good" if ok else "bad", report.word(n)) for n, ok in reply.facts.items()],
+        "Faults": [Chip("bad", report.word(name)) for name in sorted(reply.faults)],
+    }
+    return {title: group for title, group in groups.items() if group}
 
 
 def _spans(report: Report) -> dict[str, tuple[float, float]]:
@@ -113,8 +129,8 @@ def _plots(report: Report, figures: Mapping[str, Any]) -> dict[str, str]:
     gold = [Row(label[name], [dot(x, name)]) for name, x in figures["gold"].items()]
     facts = [
         Row(
-            "all prompts" if kind == ALL else report.word(kind),
-            [dot(figures["facts"][s.name][kind][ALL], s.name) for s in report.systems],
+            "all prompts" if kind == ALL else f"held out: {report.word(kind)}",
+            [dot(figures["facts"][name][kind][ALL], name) for name in _later(report)],
         )
         for kind in figures["facts"][report.reference]
     ]
@@ -134,8 +150,16 @@ def _plots(report: Report, figures: Mapping[str, Any]) -> dict[str, str]:
     if facts:
         drawn["facts"] = dot_plot(facts, "Exact fact accuracy", percent=True)
     if faults:
-        drawn["faults"] = dot_plot(faults, "Fault rates before and after", percent=True)
+        drawn["faults"] = dot_plot(
+            faults, "Fault rates before and after", percent=True, from_zero=True
+        )
     return drawn | _reward_plot(report, figures)
+
+
+def _later(report: Report) -> list[str]:
+    """The reference and the systems after it: those whose facts alignment could have harmed."""
+    names = [s.name for s in report.systems]
+    return names[names.index(report.reference) :]
 
 
 def _reward_plot(report: Report, figures: Mapping[str, Any]) -> dict[str, str]:
@@ -152,18 +176,15 @@ def _reward_plot(report: Report, figures: Mapping[str, Any]) -> dict[str, str]:
     return {"reward": dot_plot(drawn, "Reward model accuracy", percent=True, marks=marks)}
 
 
-def _panels(report: Report) -> dict[str, list[Markup]]:
-    """{stage: plots}, in the order in which the curves were given."""
+def _panels(report: Report) -> list[Markup]:
+    """A plot per stage and panel, in the order in which the curves were given; none for no steps."""
     colour = {s.name: i % 8 for i, s in enumerate(report.systems)}
-    lines: dict[tuple[str, str], list[Line]] = {}
+    lines: dict[str, list[Line]] = {}
     for c in report.curves:
-        line = Line(c.label, c.steps, c.values, c.low, c.high, colour.get(c.system))
-        lines.setdefault((c.stage, c.panel), []).append(line)
-    panels: dict[str, list[Markup]] = {}
-    for (stage, panel), drawn in lines.items():
-        svg = line_plot(drawn, panel, f"{stage}: {panel} over steps")
-        panels.setdefault(stage, []).append(Markup(svg))
-    return panels
+        if len(c.steps):
+            line = Line(c.label, c.steps, c.values, c.low, c.high, colour.get(c.system))
+            lines.setdefault(f"{c.stage}: {c.panel}", []).append(line)
+    return [Markup(line_plot(drawn, title, title)) for title, drawn in lines.items()]
 
 
 def _by_rate(faults: Mapping[str, Any]) -> list[str]:
@@ -183,25 +204,23 @@ def _lowered(facts: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
     return sum(marks), len(marks)
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")
-
-
-def _pct(figure: Mapping[str, Any], end: str = "value") -> str:
-    """A share, or with ``range`` its interval, in per cent."""
+def _num(figure: Mapping[str, Any], end: str = "value", digits: int | None = None) -> str:
+    """A mean, or with ``range`` its interval, by default with the digits its interval bears."""
+    digits = _digits([figure]) if digits is None else digits
     if end == "range":
-        low, high = percent(figure, "low").removesuffix(" %"), percent(figure, "high")
-        return f"{low}\u2009–\u2009{high}".replace(" %", "\u00a0%")
-    return percent(figure, end).replace(" %", "\u00a0%")
+        return f"{_num(figure, 'low', digits)} to {_num(figure, 'high', digits)}"
+    return _plain(figure[end], digits)
 
 
-def _num(figure: Mapping[str, Any], end: str = "value") -> str:
-    """A mean, or its interval, with as many digits as the interval's width bears."""
-    width = figure["high"] - figure["low"]
-    digits = min(max(math.ceil(-math.log10(width)), 0), 3) if width else 2
-    if end == "range":
-        return f"{_num(figure, 'low')}\u2009–\u2009{_num(figure, 'high')}"
-    return _minus(f"{figure[end]:.{digits}f}")
+def _digits(figures: Iterable[Mapping[str, Any] | None]) -> int:
+    """Decimals that the narrowest interval of a row bears, so that a row reads evenly."""
+    widths = [f["high"] - f["low"] for f in figures if f and f["high"] > f["low"]]
+    return min(max(math.ceil(-math.log10(min(widths))), 0), 3) if widths else 2
+
+
+def _plain(value: float, digits: int = 2) -> str:
+    """A number with a true minus sign and no negative zero."""
+    return f"{value:z.{digits}f}".replace("-", "\u2212")
 
 
 def _time(seconds: float) -> str:

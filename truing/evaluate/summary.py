@@ -235,7 +235,7 @@ def verdict(report: Report, win_rates: Mapping[str, Any]) -> dict[str, Any]:
         where = f"{rows} replies to {where}"
     ties = f"; {won['ties']} ties count a half" if won["ties"] else ""
     share = f"{percent(won)} of {where}"
-    interval = f"(95 % interval {percent(won, 'low')} to {percent(won, 'high')}{ties})"
+    interval = f"(95\u00a0% interval {percent(won, 'range')}{ties})"
     pair = f"{a.spoken or a.label}'s replies {{}} {b.spoken or b.label}'s by the gold reward"
     if won["low"] > 0.5:
         outcome, text = "better", f"{pair.format('beat')} on {share} {interval}."
@@ -248,15 +248,21 @@ def verdict(report: Report, win_rates: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "contest": contest,
         "outcome": outcome,
-        "text": (text[0].upper() + text[1:]).replace(" %", "\u00a0%"),
+        "text": text[0].upper() + text[1:],
     }
 
 
 def percent(figure: Mapping[str, Any], end: str = "value") -> str:
-    """A share in per cent, with as many digits as its interval bears."""
-    close = any(abs(figure[e] - 0.5) < 0.01 for e in ("low", "high"))
-    digits = 1 if close or figure["high"] - figure["low"] < 0.02 else 0
-    return f"{100 * figure[end]:.{digits}f} %"
+    """A share, or with ``range`` its interval, in per cent.
+
+    One decimal where the interval is narrow enough to bear it, or where rounding would move an end
+    onto 50 % and so hide on which side of it the end lies.
+    """
+    hidden = any(0 < abs(figure[e] - 0.5) < 0.005 for e in ("low", "high"))
+    digits = 1 if hidden or figure["high"] - figure["low"] < 0.02 else 0
+    if end == "range":
+        return f"{100 * figure['low']:.{digits}f} to {100 * figure['high']:.{digits}f}\u00a0%"
+    return f"{100 * figure[end]:.{digits}f}\u00a0%"
 
 
 def _interval(figure: Mapping[str, Any]) -> Interval:
@@ -322,8 +328,12 @@ def _faults(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def _facts(report: Report, system: System) -> dict[str, dict[str, Any]]:
-    """{kind: {fact: figure}}, with ``lowered`` where it is surely below the reference's."""
+    """{kind: {fact: figure}}, with ``lowered`` where training on from the reference cost accuracy.
+
+    Only systems listed after the reference can be marked: the raw model before it knew nothing yet.
+    """
     start = report.system(report.reference)
+    later = report.systems.index(system) > report.systems.index(start)
     kinds = [ALL, *sorted({kind for item in report.items for kind in item.held_out})]
     names = _names([start], lambda reply: reply.facts)
     table: dict[str, dict[str, Any]] = {}
@@ -338,19 +348,22 @@ def _facts(report: Report, system: System) -> dict[str, dict[str, Any]]:
             ]
             if len({key for *_, key in cells}) > 1:
                 mine, before, keys = (list(column) for column in zip(*cells, strict=True))
-                table.setdefault(kind, {})[name] = _against(mine, before, keys)
+                table.setdefault(kind, {})[name] = _against(mine, before, keys, later)
     return table
 
 
 def _knowledge(systems: Sequence[System]) -> dict[str, Any]:
-    """Share of questions answered, ``lowered`` where it is surely below the first system's."""
+    """Share of questions answered, ``lowered`` where training cost the first system's knowledge."""
     known = [s for s in systems if s.knowledge]
     keys = list(range(len(known[0].knowledge))) if known else []
-    return {s.name: _against(s.knowledge, known[0].knowledge, keys) for s in known}
+    return {s.name: _against(s.knowledge, known[0].knowledge, keys, True) for s in known}
 
 
-def _against(mine: Sequence[bool], before: Sequence[bool], keys: Sequence[int]) -> dict[str, Any]:
-    lowered = win_rate(mine, before, cluster_N=keys).high < 0.5
+def _against(
+    mine: Sequence[bool], before: Sequence[bool], keys: Sequence[int], later: bool
+) -> dict[str, Any]:
+    """The share of ``mine``; lowered when it loses to ``before`` row by row beyond chance."""
+    lowered = later and win_rate(mine, before, cluster_N=keys).high < 0.5
     return _figure(rate(mine, keys)) | {"lowered": lowered}
 
 

@@ -19,7 +19,8 @@ from truing.data.schema import (
     Record,
 )
 
-USER, BOT = {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}
+USER: dict[str, Any] = {"role": "user", "content": "Q?"}
+BOT: dict[str, Any] = {"role": "assistant", "content": "A."}
 PAIR = {"prompt": "Q?", "chosen": "good", "rejected": "bad"}
 RANKED = {"prompt": "Q?", "completions": ["b", "a", "c"], "ranks": [1, 0, 1]}
 THUMB = {"prompt": "Q?", "completion": "A.", "label": True}
