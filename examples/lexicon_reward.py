@@ -1,4 +1,4 @@
-"""A reward of one's own: sentiment by a lexicon, for ``--reward examples.lexicon_reward:sentiment``.
+"""A reward of one's own: sentiment by a lexicon (``--reward examples.lexicon_reward:sentiment``).
 
 The lexicon is the file named by the environment variable LEXICON: a line per word, the word, a tab,
 its mean valence (the layout of VADER's). The score is VADER's normalisation of the summed valences,

@@ -61,9 +61,7 @@ def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> d
     model, text = data / "models" / "stories260K-hf", data / "text" / "tinystories"
     out.mkdir(parents=True, exist_ok=True)
     first_sentences(text / "tinystories_cased_train.jsonl.gz", out / "prompts.jsonl", prompts)
-    first_sentences(
-        text / "tinystories_lowercase_valid.jsonl.gz", out / "held_out.jsonl", held_out
-    )
+    first_sentences(text / "tinystories_lowercase_valid.jsonl.gz", out / "held_out.jsonl", held_out)
     quick = ("--lr-scheduler-type", "cosine", "--attn-implementation", "eager", "--use-cpu")
     command(
         *("sft", "--output-dir", out / "sft", "--model-name-or-path", model),

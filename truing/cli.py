@@ -33,11 +33,11 @@ COMMANDS: dict[str, Command] = {
         settings.SftConfig, "truing.stages.sft:run", "teach a model to imitate demonstrations"
     ),
     "sample": Command(
-        settings.SampleConfig, "truing.generation.sample:run", "write completions of prompts"
+        settings.SampleConfig, "truing.feedback.collect:sample", "write completions of prompts"
     ),
     "compare": Command(
         settings.CompareConfig,
-        "truing.generation.sample:compare",
+        "truing.feedback.collect:compare",
         "turn samples into comparisons by asking a reward",
     ),
     "reward": Command(
@@ -111,7 +111,7 @@ def _error(message: str, status: int) -> int:
 
 
 def _overview() -> None:
-    rows = "\n".join(f"  [cyan]{name:<12}[/cyan]{c.about}" for name, c in COMMANDS.items())
+    rows = "\n".join(f"  [cyan]{name:<14}[/cyan]{c.about}" for name, c in COMMANDS.items())
     console.say(
         "[bold]truing[/bold]: make a language model better with people's feedback, "
         "and show that it is.\n\n"

@@ -4,7 +4,7 @@ On a terminal rich draws; elsewhere (a log file, CI) plain lines come now and th
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -89,7 +89,7 @@ class Progress:
 @contextmanager
 def progress(
     total: int, description: str, *, every: int = 10, quiet: bool = False
-) -> Iterator[Progress]:
+) -> Generator[Progress]:
     """A bar on a terminal; elsewhere one line per ``every`` steps; nothing where ``quiet``."""
     console = _console()
     if quiet or not console.is_terminal:

@@ -22,10 +22,11 @@ from truing.data.formats import save
 from truing.data.schema import Demonstration, Provenance
 from truing.evaluate import world
 from truing.evaluate.report import write_report
-from truing.evaluate.summary import Curve, Report, SeedRun, Stage, System
+from truing.evaluate.summary import Curve, Report, RewardTest, SeedRun, Stage, System
 from truing.keys import generator
-from truing.models.model import Policy, load_policy
-from truing.rewards import ModelReward, load_reward
+from truing.models.heads import load_reward_model
+from truing.models.model import Loading, Policy, load_policy
+from truing.rewards import ModelReward
 from truing.run import Run
 from truing.settings import DpoConfig, QuickstartConfig, RewardConfig, SftConfig
 from truing.stages import preference, reward, sft
@@ -43,6 +44,8 @@ BEST_OF = 8
 WATCHED = 100  # held-out prompts looked at during DPO
 SIMULATED = Provenance(source="model", author="world", simulated=True)
 
+# On short rows and a CPU eager attention is quicker than sdpa, forwards and backwards.
+QUICK = Loading(attn_implementation="eager")
 TRAINING: dict[str, Any] = {
     "report_to": [],
     "logging_steps": 5,
@@ -50,7 +53,7 @@ TRAINING: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
     "warmup_ratio": 0.1,
     "use_cpu": True,
-    "attn_implementation": "eager",  # quicker than sdpa on short rows and a CPU
+    "attn_implementation": "eager",
 }
 
 
@@ -63,15 +66,18 @@ class Judged(NamedTuple):
 
 @dataclass
 class Clock:
-    """Seconds of each stage, in the order they ran."""
+    """What each part of the loop cost, in the order they ran. A part is named by its run folder."""
 
+    folder: Path
     stages: list[Stage] = field(default_factory=list)
 
     @contextmanager
-    def stage(self, name: str, label: str, steps: int = 0) -> Iterator[None]:
+    def part(self, name: str, label: str) -> Iterator[None]:
         start = time.monotonic()
         console.say(f"[bold]{label}[/bold]")
         yield
+        trained = (self.folder / name / "run.json").is_file()
+        steps = Run.open(self.folder / name).info["summary"]["weight_version"] if trained else 0
         self.stages.append(Stage(name, label, time.monotonic() - start, steps))
 
 
@@ -81,25 +87,22 @@ def run(config: QuickstartConfig) -> Path:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give another --output-dir, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock()
-    with clock.stage("sft", "Supervised fine-tuning on demonstrations"):
-        imitated = imitate(folder, seed)
-    start = load_policy(imitated.path)
-    with clock.stage("judge", "Sampling pairs, and simulated annotators judging them"):
+    clock = Clock(folder)
+    with clock.part("sft", "Supervised fine-tuning on demonstrations"):
+        start = imitate(folder, seed)
+    with clock.part("judge", "Sampling pairs, which simulated annotators judge"):
         labelled, held_out = judgements(start, config)
         save([row.comparison for row in labelled.rows], folder / "comparisons.jsonl")
         save([row.comparison for row in held_out.rows], folder / "comparisons_held_out.jsonl")
-    with clock.stage("reward", "Reward model from the comparisons"):
-        scored = learn_reward(folder, seed)
-    scorer = load_reward(str(scored.path))
-    assert isinstance(scorer, ModelReward)
-    with clock.stage("chosen", "Control: SFT on the chosen replies"):
+    with clock.part("reward", "Reward model from the comparisons"):
+        scorer = learn_reward(folder, seed)
+    with clock.part("sft_chosen", "Control: SFT on the chosen replies"):
         chosen = imitate_chosen(folder, seed, labelled.rows)
-    with clock.stage("dpo", "Direct preference optimisation"):
+    with clock.part("dpo", "Direct preference optimisation"):
         aligned = align(folder, seed, start, scorer)
-    with clock.stage("evaluate", f"Evaluation on {PROMPTS} held-out prompts"):
+    with clock.part("evaluate", f"Evaluation on {PROMPTS} held-out prompts"):
         shown = cases(PROMPTS, seed=seed, split="heldout")
-        systems = evaluate(shown, seed, start, load_policy(chosen.path), aligned, scorer)
+        systems = evaluate(shown, seed, start, chosen, aligned, scorer)
         test = world.reward_test(
             scorer,
             [row.comparison for row in held_out.rows],
@@ -107,35 +110,49 @@ def run(config: QuickstartConfig) -> Path:
             gold_margins=held_out.gold_margins,
             agreement=[row.agrees for row in held_out.rows],
         )
-    report = Report(
-        title="Truing quickstart",
+    page = write_report(folder, describe(config, clock, shown, systems, test, len(labelled.rows)))
+    conclude(folder, page)
+    return page
+
+
+def describe(
+    config: QuickstartConfig,
+    clock: Clock,
+    shown: Sequence[Case],
+    systems: Sequence[System],
+    test: RewardTest,
+    comparisons: int,
+) -> Report:
+    """Everything that was measured, for the report."""
+    people = len(panel(config.seed))
+    return Report(
+        title="Truing quickstart: a small model learns customer service",
         simulated=True,
         items=[world.item(case) for case in shown],
         systems=systems,
         contests=[("sft", "base"), ("chosen", "sft"), ("best_of_n", "sft"), ("dpo", "sft")],
         headline=("dpo", "sft"),
         reference="sft",
-        seed=seed,
-        command=f"truing quickstart --seed {seed}",
+        seed=config.seed,
+        command=f"truing quickstart --seed {config.seed}",
         versions=versions(),
         stages=clock.stages,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         reward=test,
-        curves=curves(folder),
-        seeds=other_seeds(folder, config),
+        curves=curves(clock.folder),
+        seeds=other_seeds(clock.folder, config),
         setup={
-            "demonstrations": str(DEMONSTRATIONS),
-            "comparisons": f"{len(labelled.rows)} by {len(panel(seed))} simulated annotators",
-            "labels": config.labels,
+            "base model": "1.1 million parameters, packaged",
+            "demonstrations": f"{DEMONSTRATIONS}, of which about two in five have a fault",
+            "comparisons": f"{comparisons}, each by one of {people} simulated annotators",
+            "labels": {"panel": "as the annotators gave them"}.get(config.labels, config.labels),
         },
+        labels={"name": "names", "combination": "fact combinations", "phrasing": "paraphrases"},
         gold_marks={"an average demonstration": 0.0, "the best possible reply": 1.0},
     )
-    page = write_report(folder, report)
-    conclude(folder, page)
-    return page
 
 
-def imitate(folder: Path, seed: int) -> Run:
+def imitate(folder: Path, seed: int) -> Policy:
     """SFT on demonstrations, about a third of them faulty."""
     rows = [
         Demonstration(case.prompt, demonstration(case, seed), SIMULATED)
@@ -152,10 +169,10 @@ def imitate(folder: Path, seed: int) -> Run:
         per_device_train_batch_size=32,
         seed=seed,
     )
-    return finished(sft.run(config))
+    return load_policy(trained(sft.run(config)), QUICK)
 
 
-def imitate_chosen(folder: Path, seed: int, labelled: Sequence[Labelled]) -> Run:
+def imitate_chosen(folder: Path, seed: int, labelled: Sequence[Labelled]) -> Policy:
     """SFT on the preferred replies: what the comparisons are worth without their other half."""
     rows = [
         Demonstration(row.comparison.prompt, row.comparison.chosen, SIMULATED) for row in labelled
@@ -171,7 +188,7 @@ def imitate_chosen(folder: Path, seed: int, labelled: Sequence[Labelled]) -> Run
         per_device_train_batch_size=32,
         seed=seed,
     )
-    return finished(sft.run(config))
+    return load_policy(trained(sft.run(config)), QUICK)
 
 
 def judgements(policy: Policy, config: QuickstartConfig) -> tuple[Judged, Judged]:
@@ -221,7 +238,7 @@ def mislabel(judged: Judged, config: QuickstartConfig) -> Judged:
     return Judged(rows, margins)
 
 
-def learn_reward(folder: Path, seed: int) -> Run:
+def learn_reward(folder: Path, seed: int) -> ModelReward:
     """The reward model, started from the supervised model."""
     config = RewardConfig(
         **TRAINING,
@@ -235,7 +252,7 @@ def learn_reward(folder: Path, seed: int) -> Run:
         per_device_eval_batch_size=64,
         seed=seed,
     )
-    return finished(reward.run(config))
+    return ModelReward(load_reward_model(trained(reward.run(config)), QUICK))
 
 
 def align(folder: Path, seed: int, start: Policy, scorer: ModelReward) -> Policy:
@@ -254,9 +271,8 @@ def align(folder: Path, seed: int, start: Policy, scorer: ModelReward) -> Policy
         seed=seed,
     )
     shown = cases(WATCHED, seed=seed, split="heldout", start=PROMPTS + HELD_OUT_PAIRS)
-    return load_policy(
-        finished(preference.run(config, watch=world.watcher(shown, start, scorer))).path
-    )
+    watch = world.watcher(shown, start, scorer)
+    return load_policy(trained(preference.run(config, watch=watch)), QUICK)
 
 
 def evaluate(
@@ -269,7 +285,7 @@ def evaluate(
 ) -> list[System]:
     """Every system on the same held-out prompts, one sample each at temperature 1."""
     table = [
-        ("base", "Base", load_policy(BASE), "the raw model", "before any training"),
+        ("base", "Base", load_policy(BASE, QUICK), "the raw model", "before any training"),
         ("sft", "SFT", start, "the supervised model", "trained on demonstrations"),
         ("chosen", "SFT on chosen", chosen, "SFT on the chosen replies", "a control"),
         ("dpo", "DPO", aligned, "DPO", "trained on comparisons"),
@@ -320,10 +336,10 @@ def other_seeds(folder: Path, config: QuickstartConfig) -> list[SeedRun]:
     return found
 
 
-def finished(done: Run | None) -> Run:
-    """A stage's run; None would mean a dry run, which the quickstart never asks for."""
+def trained(done: Run | None) -> Path:
+    """The folder of a stage's run; None would mean a dry run, which is never asked for here."""
     assert done is not None
-    return done
+    return done.path
 
 
 def versions() -> dict[str, str]:

@@ -57,6 +57,7 @@ _ADVICE: list[tuple[str, str]] = [
         "dataset_text_field assistant_only_loss formatting_func",
         "rows hold prompt and completion, or messages; completion_only_loss says what is learnt",
     ),
+    ("dataset_config", "write the subset behind the name: dataset_name: owner/name:subset"),
     ("datasets test_split_size", "name one file in dataset_name and another in eval_dataset_name"),
     (
         "optim optim_args optim_target_modules adafactor",

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
+from truing import console
 from truing.data.batch import Encoder
 from truing.data.schema import Text
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
@@ -32,6 +33,11 @@ class ModelReward:
         self.batch_size = batch_size
         self.encoder = Encoder(model.tokenizer, max_length=model.context)
 
+    def reads(self, prompt: Text) -> bool:
+        """Whether the prompt leaves room for a response in the model's context."""
+        context = self.model.context
+        return context is None or len(self.encoder.prompt(prompt)) < context
+
     def __call__(self, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
         """Shifted scores. Raises ValueError for a prompt that fills the model's context."""
         rows = [self.encoder.encode(p, c) for p, c in zip(prompts, completions, strict=True)]
@@ -41,6 +47,11 @@ class ModelReward:
                     f"prompt {number} leaves no room in the reward model's context of "
                     f"{self.model.context} tokens: leave it out or shorten it"
                 )
+        if cut := self.encoder.counts.pop("responses truncated", 0):
+            console.say(
+                f"[yellow]completions cut to the reward model's context of {self.model.context} "
+                f"tokens: {cut}[/yellow]"
+            )
         whole = [row for row in rows if row is not None]
         return sequence_scores(self.model, whole, self.batch_size).tolist()
 
@@ -63,12 +74,12 @@ def load_reward(name: str, loading: Loading | None = None) -> Reward:
     if name in RULES:
         return RULES[name]
     if Path(name).is_dir():
-        return ModelReward(load_reward_model(name, loading))
+        return ModelReward(load_reward_model(name, loading, trained=True))
     module, colon, function = name.partition(":")
     if colon:
         return _imported(module, function)
     near = get_close_matches(name, RULES, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(
         f"unknown reward {name!r}{hint} Give the folder of a reward run, module:function, or one "
         f"of the rules {sorted(RULES)}"
@@ -80,6 +91,8 @@ def _imported(module: str, function: str) -> Reward:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Callable[..., Sequence[float]] = getattr(importlib.import_module(module), function)
+        if not callable(found):
+            raise AttributeError(f"it is {found!r}, which cannot be called")
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"cannot load the reward {module}:{function} ({error}): name an importable module (the "

@@ -241,6 +241,13 @@ class Run:
         return [json.loads(line) for line in lines if line]
 
 
+def write_json(path: str | Path, figures: object) -> None:
+    """Write figures for machines, readable by people too; folders on the way are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
 def _refuse_used(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"output_dir {path} is a file; give the name of a new folder")

@@ -44,9 +44,7 @@ class RunTopic(Topic):
         description="Trackers beside metrics.jsonl, which is always written: tensorboard, wandb, "
         "mlflow or any other that accelerate drives; none for no tracker.",
     )
-    logging_steps: int = Field(
-        10, ge=1, description="Optimiser steps between two lines of metrics."
-    )
+    logging_steps: int = Field(10, ge=1, description="Optimiser steps between lines of metrics.")
     log_completions_steps: int = Field(
         0,
         ge=0,
@@ -131,10 +129,7 @@ class DataTopic(Topic):
 
     dataset_name: str = Field(
         description="Training rows: a jsonl, jsonl.gz, json, csv or parquet file, a folder of "
-        "them, or a hub name."
-    )
-    dataset_config: str | None = Field(
-        None, description="Subset, when the dataset comes from the hub and has several."
+        "them, or a hub name (owner/name, or owner/name:subset)."
     )
     dataset_train_split: str = Field(
         "train", description="Split to train on, where a dataset has splits."
@@ -326,9 +321,7 @@ class DpoConfig(PreferenceTopic, TrainingConfig):
 class SampleConfig(PromptsTopic, SamplingTopic, ModelTopic, _Command):
     """Sample: write completions of prompts"""
 
-    output_file: str = Field(
-        description="File to write: a jsonl row of prompt and completion for each sample."
-    )
+    output_file: str = Field(description="File to write: jsonl rows of prompt and completion.")
     num_generations: int = Field(1, ge=1, description="Completions per prompt.")
 
 
@@ -350,7 +343,7 @@ class CompareConfig(LoadTopic, _Command):
 
 
 class RewardBenchConfig(LoadTopic, _Command):
-    """How often a reward orders held-out pairs rightly"""
+    """Reward bench: how often a reward orders held-out pairs rightly"""
 
     reward: str = Field(
         description="The reward in question: the folder of a reward run, the name of a rule, or "

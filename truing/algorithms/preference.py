@@ -18,6 +18,6 @@ def dpo(chosen_ratio_N: Tensor, rejected_ratio_N: Tensor, *, beta: float) -> Ten
     Differs: TRL and OpenRLHF subtract the pair's policy and reference log-probs in another order;
     equal up to rounding.
     """
-    if beta <= 0:
+    if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}: it is the strength of the KL penalty")
     return bradley_terry(beta * chosen_ratio_N, beta * rejected_ratio_N)

@@ -1,9 +1,9 @@
 """Per-token quantities and their reduction.
 
 Shape suffixes, here and everywhere: ``B`` sequences, ``T`` scored tokens of a sequence, ``V``
-vocabulary, ``K`` candidates of one prompt, ``N`` any flat list. A ``mask`` is 1 where a token counts.
-Functions return unreduced values; a reduction is a separate call that is *given* its denominator,
-so that micro-batches, accumulation and ranks cannot change a result.
+vocabulary, ``K`` candidates of one prompt, ``N`` any flat list. A ``mask`` is 1 where a token
+counts. Functions return unreduced values; a reduction is a separate call that is *given* its
+denominator, so that micro-batches, accumulation and ranks cannot change a result.
 """
 
 import torch
@@ -26,8 +26,8 @@ def token_logp(logits_BTV: Tensor, target_BT: Tensor) -> Tensor:
     """
     if logits_BTV.shape[:-1] != target_BT.shape:
         raise ValueError(
-            f"logits {tuple(logits_BTV.shape)} need targets of shape {tuple(logits_BTV.shape[:-1])}, "
-            f"got {tuple(target_BT.shape)}"
+            f"logits {tuple(logits_BTV.shape)} need targets of shape "
+            f"{tuple(logits_BTV.shape[:-1])}, got {tuple(target_BT.shape)}"
         )
     logits = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
     chosen = logits.gather(-1, target_BT.unsqueeze(-1)).squeeze(-1)
@@ -65,7 +65,7 @@ def reduce_mean(x: Tensor, denominator: Tensor | float) -> Tensor:
 
     Raises ValueError when the denominator is not positive (an empty step has no mean).
     """
-    if float(denominator) <= 0:
+    if not float(denominator) > 0:
         raise ValueError(
             f"the denominator must be positive, got {float(denominator)}: empty batch?"
         )

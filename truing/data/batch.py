@@ -22,11 +22,12 @@ PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'].capitalize() }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-# The transcript form of Anthropic's helpful-harmless data.
+# The transcript form of Anthropic's helpful-harmless data. The new lines stand inside expressions,
+# for transformers has Jinja drop the one that follows a block.
 HH_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}\n\nHuman: {{ m['content'] }}"
-    "{% else %}\n\nAssistant: {{ m['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+    "{% for m in messages %}"
+    "{{ ('\\n\\nHuman: ' if m['role'] == 'user' else '\\n\\nAssistant: ') + m['content'] }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
 )
 NAMED_TEMPLATES = {"plain": PLAIN_TEMPLATE, "hh": HH_TEMPLATE}
 
@@ -104,7 +105,7 @@ class Encoder:
         )
 
     def prompt(self, prompt: Text) -> tuple[int, ...]:
-        """Ids of a prompt, ready for a response to follow. The same ids in training and sampling."""
+        """Ids of a prompt that a response is to follow: the same in training and sampling."""
         if isinstance(prompt, str):
             return self._prefix + self._ids(prompt)
         return self._with_prefix(self.render(prompt, generate=True))
@@ -138,13 +139,17 @@ class Encoder:
     def _response(
         self, prompt: Text, prompt_ids: tuple[int, ...], response: Text
     ) -> tuple[int, ...]:
-        if isinstance(prompt, str) and isinstance(response, str):
+        if isinstance(prompt, str):
+            if not isinstance(response, str):
+                raise ValueError(
+                    f"a response in messages came for the plain prompt {prompt[:60]!r}: give both "
+                    "as text or both as messages"
+                )
             ids = self._continuation(prompt, prompt_ids, response)
         else:
-            turns = prompt if not isinstance(prompt, str) else (Message("user", prompt),)
             reply = response if not isinstance(response, str) else (Message("assistant", response),)
-            opened = self.render(turns, generate=True)
-            whole = self.render((*turns, *reply), generate=False)
+            opened = self.render(prompt, generate=True)
+            whole = self.render((*prompt, *reply), generate=False)
             if not whole.startswith(opened):
                 # Templates that trim or reorder: the reply's own text still follows the prompt.
                 whole = opened + "".join(m.content for m in reply)
@@ -161,6 +166,11 @@ class Encoder:
         # A token straddles the boundary. The prompt's ids must be those of sampling, so the
         # response is tokenised by itself.
         self.counts["responses split at a token boundary"] += 1
+        # Behind a sign that does not merge with it: at the very start it might get a word mark.
+        for sign in ("\n", "a"):
+            anchor, ids = self._ids(sign), self._ids(sign + text)
+            if ids[: len(anchor)] == anchor:
+                return ids[len(anchor) :]
         return self._ids(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -203,6 +213,11 @@ class Layout:
         """Number of scored tokens."""
         return int(self.mask_BT.sum())
 
+    @property
+    def packed(self) -> bool:
+        """Whether some row holds more than one document."""
+        return int((self.positions_RC == 0).sum()) > len(self.positions_RC)
+
 
 def padded(sequences: Sequence[Tokens], *, score_prompt: bool = False, fill: int = 0) -> Layout:
     """One sequence a row, filled on the right. Causal attention never looks at the filling."""
@@ -241,7 +256,7 @@ def _place(
     width = max(sum(sequences[i].length for i in row) for row in rows)
     cells = torch.zeros(4, len(rows), width, dtype=torch.long)
     cells[0], cells[2] = fill, -1
-    # The filling is a document of its own, restarting at 0, so that nothing attends across.
+    alone = all(len(row) == 1 for row in rows)
     scored: dict[int, tuple[int, int, list[int]]] = {}
     last = torch.zeros(len(sequences), 2, dtype=torch.long)
     for r, row in enumerate(rows):
@@ -257,9 +272,9 @@ def _place(
             scored[i] = (r, c + first - 1, ids[first:])
             last[i] = torch.tensor([r, c + n - 1])
             c += n
-        # Filled cells continue the count when one sequence has the row: no mask is needed then.
-        start = c if len(row) == 1 else 0
-        cells[1, r, c:] = torch.arange(start, start + width - c)
+        # Filled cells continue the count where each sequence has a row: no mask is needed then.
+        # Else each is a document of its own, at position 0, which no context is too short for.
+        cells[1, r, c:] = torch.arange(c, width) if alone else 0
     longest = max(1, max(len(ids) for _, _, ids in scored.values()))
     grid = torch.zeros(4, len(sequences), longest, dtype=torch.long)
     for i, (r, c, ids) in scored.items():

@@ -51,7 +51,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt with one response to imitate (columns ``prompt``, ``completion``, or ``messages``)."""
+    """A prompt with one response to imitate (``prompt``, ``completion``, or ``messages``)."""
 
     prompt: Text
     completion: Text

@@ -122,7 +122,7 @@ def line_plot(lines: Sequence[Line], title: str, name: str) -> str:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 2.1), facecolor="none")
         several = len(lines) > 1
-        axes = figure.add_axes((0.13, 0.13, 0.62 if several else 0.83, 0.70))
+        axes = figure.add_axes((0.13, 0.13, 0.62 if several else 0.84, 0.68))
         dashes = iter([(None, None), (4, 1.5), (1.5, 1.5), (6, 1, 1, 1)] * len(lines))
         for line in lines:
             colour = INK if line.colour is None else SERIES[line.colour]
@@ -139,7 +139,7 @@ def line_plot(lines: Sequence[Line], title: str, name: str) -> str:
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axes.set_title(title, loc="left", fontsize=10, color=INK, x=-0.13)
+        figure.text(0.01, 0.99, title, va="top", fontsize=10, color=INK)
         if several:
             _name_ends(axes, lines)
         return _svg(figure, name)
@@ -187,7 +187,7 @@ def _svg(figure: Figure, name: str) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*_\d+">', "<g>", text)
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     text = re.sub(
         r'.*?<svg[^>]* viewBox="([^"]*)"[^>]*>',
         rf'<svg viewBox="\1" role="img" aria-label="{escape(name)}"'

@@ -177,7 +177,7 @@ def _reward_plot(report: Report, figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _panels(report: Report) -> list[Markup]:
-    """A plot per stage and panel, in the order in which the curves were given; none for no steps."""
+    """A plot per stage and panel, in the order in which the curves were given."""
     colour = {s.name: i % 8 for i, s in enumerate(report.systems)}
     lines: dict[str, list[Line]] = {}
     for c in report.curves:

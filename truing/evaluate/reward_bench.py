@@ -17,9 +17,9 @@ from scipy.special import expit
 from truing import console
 from truing.data.formats import load
 from truing.data.schema import Comparison, Ranking, Text
-from truing.generation.sample import write_json
 from truing.models.model import Loading
-from truing.rewards import load_reward, score
+from truing.rewards import ModelReward, load_reward, score
+from truing.run import write_json
 from truing.settings import RewardBenchConfig
 from truing.stats.ratings import pair_accuracy
 
@@ -77,6 +77,17 @@ def run(config: RewardBenchConfig) -> dict[str, Any]:
     rankings = load(config.dataset_name, Ranking, split=config.dataset_test_split)
     rows, keys = pairs_of(rankings.rows)
     reward = load_reward(config.reward, Loading.of(config))
+    if isinstance(reward, ModelReward):
+        kept = [i for i, c in enumerate(rows) if reward.reads(c.prompt)]
+        if len(kept) < len(rows):
+            lost = len(rows) - len(kept)
+            console.say(f"[yellow]prompt too long for the reward model, left out: {lost}[/yellow]")
+        rows, keys = [rows[i] for i in kept], [keys[i] for i in kept]
+    if not rows:
+        raise ValueError(
+            f"no pair of {rankings.name} can be scored: every prompt fills the reward model's "
+            "context, or no ranking has a better and a worse response"
+        )
     prompts = [c.prompt for c in rows]
     better = score(reward, prompts, [plain(c.chosen) for c in rows])
     worse = score(reward, prompts, [plain(c.rejected) for c in rows])

@@ -1,16 +1,25 @@
-"""What was measured, and every figure computed from it. Pure, world-agnostic, without torch.
+"""Every figure of a report, computed once. Pure, world-agnostic, without torch.
 
-A `Report` holds raw measurements: the replies of each system to the same held-out prompts with what
-the gold judge said of each, the reward model's margins, curves, costs. `summary` turns them into
-the figures of ``summary.json``; the page shows those same figures and computes none of its own.
+`summary` turns the raw measurements of a `Report` into the figures of ``summary.json``; the page
+shows those same figures and computes none of its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from truing.evaluate.records import (
+    ALL,
+    Curve,
+    Item,
+    Reply,
+    Report,
+    RewardTest,
+    Scorer,
+    SeedRun,
+    Stage,
+    System,
+)
 from truing.stats.ratings import (
-    Interval,
     agreement_ceiling,
     distinct_n,
     length_controlled_win_rate,
@@ -20,177 +29,23 @@ from truing.stats.ratings import (
     win_rate,
 )
 
-ALL = "all"  # every prompt, and every fact: no kind or fact of a world may be called so
+__all__ = [
+    "ALL",
+    "Curve",
+    "Item",
+    "Reply",
+    "Report",
+    "RewardTest",
+    "Scorer",
+    "SeedRun",
+    "Stage",
+    "System",
+    "percent",
+    "summary",
+    "verdict",
+]
+
 BLOCK = 20  # replies per block when diversity is measured
-
-
-@dataclass(frozen=True)
-class Item:
-    """A held-out prompt. ``key`` names it: rows with one key count as one prompt in intervals.
-
-    ``held_out`` says what training never saw of it ("name", "phrasing", ...); ``best`` holds the
-    parts of the best possible reply, against which the chips of an example are coloured.
-    """
-
-    prompt: str
-    key: int
-    held_out: frozenset[str] = frozenset()
-    best: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One reply and the gold judgement of it; ``length`` in tokens.
-
-    ``facts`` holds each fact the reply had to state and whether it did so correctly.
-    """
-
-    text: str
-    gold: float
-    parts: Mapping[str, float]
-    facts: Mapping[str, bool]
-    faults: frozenset[str]
-    length: int
-
-
-@dataclass(frozen=True)
-class System:
-    """A model or a way of sampling one, with one reply per item, in the items' order.
-
-    ``spoken`` is its name inside a sentence ("the supervised model"); ``note`` says how it was
-    made. ``kl`` is, per reply, the log-ratio to the reference in nats; ``knowledge`` whether each
-    general-knowledge question was answered correctly. Either may be empty: not measured.
-    """
-
-    name: str
-    label: str
-    replies: Sequence[Reply]
-    note: str = ""
-    spoken: str = ""
-    kl: Sequence[float] = ()
-    knowledge: Sequence[bool] = ()
-
-    @property
-    def gold(self) -> list[float]:
-        return [reply.gold for reply in self.replies]
-
-    @property
-    def lengths(self) -> list[int]:
-        return [reply.length for reply in self.replies]
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Something that scores replies: its score(chosen) − score(rejected) for each comparison."""
-
-    name: str
-    label: str
-    margins: Sequence[float]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class RewardTest:
-    """Held-out comparisons as labelled. The first scorer is the reward model, the rest baselines.
-
-    ``gold_margins`` is gold(chosen) − gold(rejected); ``agreement`` the probability that a label
-    of this pair agrees with gold; ``keys`` the prompt of each comparison.
-    """
-
-    scorers: Sequence[Scorer]
-    gold_margins: Sequence[float]
-    agreement: Sequence[float]
-    keys: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line over training steps. Curves with one stage and panel share a plot ("DPO", "KL")."""
-
-    stage: str
-    panel: str
-    label: str
-    steps: Sequence[float]
-    values: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
-    system: str = ""  # takes this system's colour
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage cost; ``steps`` 0 where there are none."""
-
-    name: str
-    label: str
-    seconds: float
-    steps: int = 0
-
-
-@dataclass(frozen=True)
-class SeedRun:
-    """The main figures of a whole run with one seed."""
-
-    seed: int
-    win_rate: Interval
-    reward_accuracy: Interval | None
-    seconds: float
-
-    @classmethod
-    def read(cls, figures: Mapping[str, Any]) -> "SeedRun":
-        """From the contents of that run's ``summary.json``."""
-        accuracy = figures["reward_accuracy"]
-        return cls(
-            figures["seed"],
-            _interval(figures["win_rate"][figures["verdict"]["contest"]]),
-            _interval(accuracy) if accuracy else None,
-            figures["seconds"]["total"],
-        )
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that was measured. ``contests`` are pairs of system names; the verdict is about
-    ``headline``, one of them; ``reference`` is what alignment started from, and what KL is against.
-
-    Systems appear in the order given, the raw model first. ``labels`` gives readable words for the
-    names of parts, facts, faults and kinds; ``setup`` lists facts about the run, shown as they are;
-    ``gold_marks`` names points of the gold scale ({"an average demonstration": 0.0}).
-    """
-
-    title: str
-    simulated: bool
-    items: Sequence[Item]
-    systems: Sequence[System]
-    contests: Sequence[tuple[str, str]]
-    headline: tuple[str, str]
-    reference: str
-    seed: int
-    command: str
-    versions: Mapping[str, str]
-    stages: Sequence[Stage]
-    peak_mb: float
-    reward: RewardTest | None = None
-    curves: Sequence[Curve] = ()
-    seeds: Sequence[SeedRun] = ()
-    setup: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    gold_marks: Mapping[str, float] = field(default_factory=dict)
-    examples: int = 4
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    def system(self, name: str) -> System:
-        return next(s for s in self.systems if s.name == name)
-
-    def word(self, name: str) -> str:
-        """The readable word for a part, fact, fault or kind."""
-        return self.labels.get(name, name.replace("_", " "))
-
-    @property
-    def keys(self) -> list[int]:
-        return [item.key for item in self.items]
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -210,7 +65,7 @@ def summary(report: Report) -> dict[str, Any]:
         "facts": {s.name: _facts(report, s) for s in systems},
         "faults": _faults(report),
         "length": {s.name: _figure(mean(s.lengths, keys)) for s in systems},
-        "kl": {s.name: _figure(mean(s.kl, keys)) for s in systems if s.kl},
+        "kl": {s.name: _figure(mean(s.kl, keys)) for s in systems if len(s.kl)},
         "diversity": {s.name: _diversity(s) for s in systems},
         "knowledge": _knowledge(systems),
         "seconds": {s.name: s.seconds for s in report.stages}
@@ -233,23 +88,18 @@ def verdict(report: Report, win_rates: Mapping[str, Any]) -> dict[str, Any]:
     where = f"{prompts} held-out prompts"
     if rows != prompts:
         where = f"{rows} replies to {where}"
-    ties = f"; {won['ties']} ties count a half" if won["ties"] else ""
-    share = f"{percent(won)} of {where}"
-    interval = f"(95\u00a0% interval {percent(won, 'range')}{ties})"
-    pair = f"{a.spoken or a.label}'s replies {{}} {b.spoken or b.label}'s by the gold reward"
+    ties = {0: "", 1: "; 1 tie counts a half"}.get(
+        won["ties"], f"; {won['ties']} ties count a half"
+    )
+    share = f"{percent(won)} of {where} (95\u00a0% interval {percent(won, 'range')}{ties})."
+    mine, theirs = f"{a.spoken or a.label}'s replies", f"{b.spoken or b.label}'s by the gold reward"
     if won["low"] > 0.5:
-        outcome, text = "better", f"{pair.format('beat')} on {share} {interval}."
+        outcome, text = "better", f"{mine} beat {theirs} on {share}"
     elif won["high"] < 0.5:
-        text = f"{pair.format('did not beat')}: they won on only {share} {interval}."
-        outcome = "worse"
+        outcome, text = "worse", f"{mine} did not beat {theirs}: they won on only {share}"
     else:
-        text = f"{pair.format('did not clearly beat')}: they won on {share} {interval}."
-        outcome = "unclear"
-    return {
-        "contest": contest,
-        "outcome": outcome,
-        "text": text[0].upper() + text[1:],
-    }
+        outcome, text = "unclear", f"{mine} did not clearly beat {theirs}: they won on {share}"
+    return {"contest": contest, "outcome": outcome, "text": text[0].upper() + text[1:]}
 
 
 def percent(figure: Mapping[str, Any], end: str = "value") -> str:
@@ -263,10 +113,6 @@ def percent(figure: Mapping[str, Any], end: str = "value") -> str:
     if end == "range":
         return f"{100 * figure['low']:.{digits}f} to {100 * figure['high']:.{digits}f}\u00a0%"
     return f"{100 * figure[end]:.{digits}f}\u00a0%"
-
-
-def _interval(figure: Mapping[str, Any]) -> Interval:
-    return Interval(figure["value"], figure["low"], figure["high"], figure["n"])
 
 
 def _figure(estimate: Any) -> dict[str, Any]:
@@ -354,7 +200,7 @@ def _facts(report: Report, system: System) -> dict[str, dict[str, Any]]:
 
 def _knowledge(systems: Sequence[System]) -> dict[str, Any]:
     """Share of questions answered, ``lowered`` where training cost the first system's knowledge."""
-    known = [s for s in systems if s.knowledge]
+    known = [s for s in systems if len(s.knowledge)]
     keys = list(range(len(known[0].knowledge))) if known else []
     return {s.name: _against(s.knowledge, known[0].knowledge, keys, True) for s in known}
 
@@ -373,35 +219,3 @@ def _diversity(system: System) -> dict[str, Any]:
     block = min(BLOCK, len(words) // 2)
     starts = range(0, len(words) - block + 1, block)
     return _figure(mean([distinct_n(words[i : i + block]) for i in starts]))
-
-
-def _check(report: Report) -> None:
-    """ValueError for measurements that do not fit together."""
-    names = [s.name for s in report.systems]
-    if len(set(names)) != len(names) or len(report.items) < 2:
-        raise ValueError(f"needed: systems with different names, 2 prompts; got {names}")
-    wanted = {report.reference, *report.headline, *(n for pair in report.contests for n in pair)}
-    if not wanted <= set(names):
-        raise ValueError(f"no system is called {sorted(wanted - set(names))}: there are {names}")
-    if report.headline not in report.contests:
-        raise ValueError(f"the headline {report.headline} must be one of the contests")
-    questions = {len(s.knowledge) for s in report.systems if s.knowledge}
-    if len(questions) > 1:
-        raise ValueError(f"all systems need the same knowledge questions, got {sorted(questions)}")
-    for s in report.systems:
-        if len(s.replies) != len(report.items) or len(s.kl) not in (0, len(s.replies)):
-            raise ValueError(
-                f"system {s.name!r} needs one reply (and one KL, or none) per prompt: "
-                f"{len(report.items)} prompts, {len(s.replies)} replies, {len(s.kl)} KL values"
-            )
-        for i, (reply, first) in enumerate(zip(s.replies, report.systems[0].replies, strict=True)):
-            if reply.facts.keys() != first.facts.keys() or ALL in {*reply.facts, *reply.parts}:
-                raise ValueError(
-                    f"prompt {i}: every system's reply needs the same facts, none called {ALL!r}; "
-                    f"{s.name!r} has {sorted(reply.facts)}"
-                )
-    for c in report.curves:
-        if len(c.steps) != len(c.values) or {len(c.low), len(c.high)} - {0, len(c.steps)}:
-            raise ValueError(f"curve {c.stage} {c.panel} {c.label}: steps and values differ")
-    if report.reward and not report.reward.scorers:
-        raise ValueError("a reward test needs at least the reward model among its scorers")

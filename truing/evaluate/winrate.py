@@ -1,15 +1,17 @@
 """The command `truing winrate`: which of two models a reward prefers, on the same prompts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from truing import console
 from truing.data.batch import Encoder
-from truing.data.formats import load
-from truing.data.schema import Prompt, Text
+from truing.data.formats import load, to_row
+from truing.data.schema import Prompt
 from truing.generation.engine import Sampling
-from truing.generation.sample import complete, write_json
+from truing.generation.sample import complete
 from truing.models.model import Loading, load_policy
 from truing.rewards import load_reward, score
+from truing.run import write_json
 from truing.settings import WinrateConfig
 from truing.stats.ratings import length_controlled_win_rate, win_rate
 
@@ -19,11 +21,12 @@ def run(config: WinrateConfig) -> dict[str, Any]:
 
     The models draw with different random numbers, so equal models tie only by chance.
     """
-    prompts = [p.prompt for p in load(config.prompts, Prompt).rows[: config.num_prompts]]
+    rows = load(config.prompts, Prompt).rows[: config.num_prompts]
+    prompts = [p.prompt for p in rows]
     reward = load_reward(config.reward, Loading.of(config))
     texts, scores = {}, {}
     for side, name in (("a", config.run_a), ("b", config.run_b)):
-        texts[side] = _completions(config, side, name, prompts)
+        texts[side] = _completions(config, side, name, rows)
         scores[side] = score(reward, prompts, texts[side])
     lengths = {side: [len(text.split()) for text in texts[side]] for side in texts}
     rate = win_rate(scores["a"], scores["b"])
@@ -50,17 +53,17 @@ def run(config: WinrateConfig) -> dict[str, Any]:
         },
     )
     if config.output_file is not None:
-        rows = [
-            {"prompt": str(p), "a": a, "b": b, "reward_a": ra, "reward_b": rb}
+        lines = [
+            {"prompt": to_row(p)["prompt"], "a": a, "b": b, "reward_a": ra, "reward_b": rb}
             for p, a, b, ra, rb in zip(
-                prompts, texts["a"], texts["b"], scores["a"], scores["b"], strict=True
+                rows, texts["a"], texts["b"], scores["a"], scores["b"], strict=True
             )
         ]
-        write_json(config.output_file, {**figures, "rows": rows})
+        write_json(config.output_file, {**figures, "rows": lines})
     return figures
 
 
-def _completions(config: WinrateConfig, side: str, name: str, prompts: list[Text]) -> list[str]:
+def _completions(config: WinrateConfig, side: str, name: str, rows: Sequence[Prompt]) -> list[str]:
     policy = load_policy(name, Loading.of(config))
     encoder = Encoder(policy.tokenizer)
     sampling = Sampling(
@@ -70,6 +73,12 @@ def _completions(config: WinrateConfig, side: str, name: str, prompts: list[Text
         seed=config.seed,
         stream=f"winrate {side}",
     )
-    size = config.generation_batch_size
-    done = complete(policy, encoder, prompts, sampling, batch_size=size)
+    done = complete(
+        policy,
+        encoder,
+        [p.prompt for p in rows],
+        sampling,
+        keys=[p.key for p in rows],
+        batch_size=config.generation_batch_size,
+    )
     return [encoder.decode(group[0].response_ids) for group in done]

@@ -6,6 +6,7 @@ ended leave the batch. The uniform number behind each token has its own key, so 
 order changes what is sampled (beyond float rounding of the logits).
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.keys import uniforms
 from truing.models import precision
-from truing.models.model import Policy
+from truing.models.model import Policy, evaluating
 
 # Positions added to the cache whenever it is full.
 BLOCK = 64
@@ -94,35 +95,31 @@ class LocalEngine:
         # Like lengths share a batch, so little of it is filling; equal prompts lie together.
         order = sorted(range(len(requests)), key=lambda i: _sort_key(requests[i]))
         done: dict[int, Trajectory] = {}
-        training = self.policy.training
-        self.policy.eval()
-        with precision.decoding():
+        with evaluating(self.policy), precision.decoding():
             for start in range(0, len(order), self.batch_size):
                 chunk = order[start : start + self.batch_size]
                 batch = [requests[i] for i in chunk]
                 done.update(zip(chunk, self._batch(batch, sampling), strict=True))
-        self.policy.train(training)
         return [done[i] for i in range(len(requests))]
 
     def _batch(self, requests: list[Request], sampling: Sampling) -> list[Trajectory]:
         cache, mask, hidden = self._prefill(requests)
-        limit = sampling.max_completion_length
-        if self.policy.context is not None:
-            limit = min(limit, self.policy.context - mask.shape[1])
+        limits = torch.tensor([self._limit(r, sampling) for r in requests], device=mask.device)
+        longest = int(limits.max())
         keys = [(r.prompt_key, r.sample) for r in requests]
-        draws = torch.from_numpy(uniforms(sampling.seed, sampling.stream, keys, limit))
+        draws = torch.from_numpy(uniforms(sampling.seed, sampling.stream, keys, longest))
         stops = torch.tensor(sorted(self.stops), device=mask.device)
         alive = torch.arange(len(requests), device=mask.device)
         ids: list[list[int]] = [[] for _ in requests]
         logps: list[list[float]] = [[] for _ in requests]
-        for step in range(limit):
+        for step in range(longest):
             uniform = draws[alive.cpu(), step].to(mask.device)
             token, logp = choose(self.policy.logits(hidden), uniform, sampling)
             for i, t, p in zip(alive.tolist(), token.tolist(), logp.tolist(), strict=True):
                 ids[i].append(t)
                 logps[i].append(p)
-            going = ~torch.isin(token, stops)
-            if step + 1 == limit or not bool(going.any()):
+            going = ~torch.isin(token, stops) & (limits[alive] > step + 1)
+            if not bool(going.any()):
                 break
             if not bool(going.all()):
                 keep = going.nonzero().squeeze(-1)
@@ -135,6 +132,11 @@ class LocalEngine:
             self._trajectory(r, i, p, sampling)
             for r, i, p in zip(requests, ids, logps, strict=True)
         ]
+
+    def _limit(self, request: Request, sampling: Sampling) -> int:
+        """Most tokens of a response: as asked for, and no more than the context has room for."""
+        room = (self.policy.context or sys.maxsize) - len(request.prompt_ids)
+        return min(sampling.max_completion_length, room)
 
     def _prefill(self, requests: list[Request]) -> tuple[Cache, Tensor, Tensor]:
         """Cache, attention mask and last hidden state; each distinct prompt is read once."""

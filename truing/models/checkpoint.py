@@ -5,17 +5,22 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
+from truing.keys import generator
 from truing.models.heads import RewardModel
 from truing.models.model import Model
 
 
-def add_lora(model: Model, *, r: int, alpha: int, dropout: float, targets: str | list[str]) -> None:
+def add_lora(
+    model: Model, *, r: int, alpha: int, dropout: float, targets: str | list[str], seed: int = 0
+) -> None:
     """Freeze ``model`` and train low-rank adapters in it instead (Hu et al., arXiv:2106.09685).
 
-    A reward model's scalar head stays fully trainable: it starts from noise.
+    ``seed`` keys the adapters' first weights. A reward model's scalar head stays fully trainable:
+    it starts from noise.
     """
     reward = isinstance(model, RewardModel)
     config = LoraConfig(
@@ -26,7 +31,10 @@ def add_lora(model: Model, *, r: int, alpha: int, dropout: float, targets: str |
         task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if reward else None,
     )
-    model.network = get_peft_model(model.network, config)
+    # peft draws from the global generator, which is borrowed for that.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "lora").integers(2**63)))
+        model.network = get_peft_model(model.network, config)
 
 
 def export(model: Model, folder: Path) -> Path:

@@ -17,7 +17,15 @@ from transformers.utils import logging
 
 from truing.data.batch import Layout, Tokens, padded
 from truing.models import precision
-from truing.models.model import Loading, Model, load_tokenizer, prepare, resolve
+from truing.models.model import (
+    Loading,
+    Model,
+    evaluating,
+    load_tokenizer,
+    prepare,
+    refuse_missing,
+    resolve,
+)
 
 
 class RewardModel(Model):
@@ -38,7 +46,6 @@ class RewardModel(Model):
         return self.core.score(hidden_BH).squeeze(-1).float() - self.shift
 
 
-@torch.no_grad()
 def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
     """Scores (N,) of whole sequences, on the CPU, in the order of ``rows``; no gradients."""
     order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
@@ -46,35 +53,57 @@ def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int 
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         layout = padded([rows[i] for i in chunk]).to(model.device)
-        with precision.training():
+        with evaluating(model), precision.training():
             score_N[chunk] = model(layout).cpu()
     return score_N
 
 
-def load_reward_model(source: Path | str, loading: Loading | None = None) -> RewardModel:
+def load_reward_model(
+    source: Path | str, loading: Loading | None = None, *, trained: bool = False
+) -> RewardModel:
     """Load a reward model, or give a causal language model a new scalar head.
 
     A new head is drawn from N(0, 1/(H+1)) as in Stiennon et al. 2020 (arXiv:2009.01325), from a
-    fixed seed. Raises ValueError for a classifier of more than one label.
+    fixed seed. Raises ValueError for a classifier of more than one label, and for a model that
+    would need a new head where a ``trained`` one is asked for.
     """
     loading = loading or Loading()
     place = resolve(source)
     tokenizer = load_tokenizer(place, loading)
     with _quiet_about_new_head():
         network, report = AutoModelForSequenceClassification.from_pretrained(
-            place, num_labels=1, output_loading_info=True, **loading.options()
+            place,
+            num_labels=1,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **loading.options(),
         )
     head = getattr(network, "score", None)
     if not isinstance(head, nn.Linear):
         raise ValueError(
             f"{type(network).__name__} has no linear 'score' head: use a decoder-only model"
         )
-    if any("score" in str(key) for key in report["missing_keys"]):
+    if report["mismatched_keys"]:
+        names = sorted(key[0] for key in report["mismatched_keys"])
+        raise ValueError(
+            f"{source} has weights of another shape than a model with one score needs: {names}; a "
+            "classifier of several labels cannot become a reward model"
+        )
+    new = {str(key) for key in report["missing_keys"]}
+    refuse_missing(source, new - {"score.weight"})
+    if new and trained:
+        raise ValueError(
+            f"{source} is a language model, whose scores would be random: name the folder of a "
+            "reward run, or make one with `truing reward`"
+        )
+    if new:
         draw = torch.Generator().manual_seed(0)
         width = head.in_features
         weight = torch.randn(1, width, generator=draw) / (width + 1) ** 0.5
         cast(Tensor, head.weight.data).copy_(weight)
-    if network.config.pad_token_id is None:
+    # Other readers score the last token that is not padding; were EOS the padding, they would miss
+    # the end of a response. Without one they refuse a batch instead.
+    if network.config.pad_token_id is None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         network.config.pad_token_id = tokenizer.pad_token_id
     prepare(network, loading)
     return RewardModel(network.to(loading.device), tokenizer)

@@ -4,7 +4,8 @@ Padding, packing and attention masks hide behind the `Layout`; the [B, T, V] log
 only the hidden states that predict a scored token reach the output head, a slice at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -89,10 +90,12 @@ class Model(nn.Module):
         No attention mask: filling stands on the right, where causal attention never looks, and
         transformers keeps packed sequences apart by their restarting positions.
         """
-        output = self.core.base_model(
-            input_ids=layout.ids_RC, position_ids=layout.positions_RC, use_cache=False
-        )
-        return output.last_hidden_state
+        ids, positions = layout.ids_RC, layout.positions_RC
+        if layout.packed and "flash" in str(self.core.config._attn_implementation):
+            # With flash attention it looks for restarts in a batch of one row only.
+            ids, positions = ids.view(1, -1), positions.view(1, -1)
+        output = self.core.base_model(input_ids=ids, position_ids=positions, use_cache=False)
+        return output.last_hidden_state.view(*layout.ids_RC.shape, -1)
 
 
 class Policy(Model):
@@ -136,7 +139,18 @@ def logp(model: nn.Module, layout: Layout, temperature: float = 1.0) -> Tensor:
     return model(layout, temperature)
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside, whatever the model is doing outside."""
+    before = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(before)
+
+
 def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
     """Log-probs (N,) of whole responses, on the CPU, in the order of ``rows``; no gradients."""
     order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
@@ -144,7 +158,7 @@ def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         layout = padded([rows[i] for i in chunk]).to(policy.device)
-        with precision.training():
+        with evaluating(policy), precision.training():
             total_N[chunk] = logp(policy, layout).sum(-1).float().cpu()
     return total_N
 
@@ -193,12 +207,35 @@ def load_policy(source: Path | str, loading: Loading | None = None) -> Policy:
     loading = loading or Loading()
     place = resolve(source)
     tokenizer = load_tokenizer(place, loading)
-    network: Any = AutoModelForCausalLM.from_pretrained(place, **loading.options())
+    network: Any
+    network, report = AutoModelForCausalLM.from_pretrained(
+        place, output_loading_info=True, **loading.options()
+    )
+    refuse_missing(source, report["missing_keys"])
     network.to(loading.device)
     prepare(network, loading)
+    _stop_at_eos(network, tokenizer)
     policy = Policy(network, tokenizer)
     _check_head(policy)
     return policy
+
+
+def refuse_missing(source: Path | str, names: Iterable[str]) -> None:
+    """Raise ValueError for weights that the folder lacks: transformers would draw them anew."""
+    if missing := sorted(map(str, names)):
+        raise ValueError(
+            f"{source} has no weights for {missing}: is it another kind of model (a reward model "
+            "where a language model is needed), or was its copy interrupted?"
+        )
+
+
+def _stop_at_eos(network: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Plain `generate` must stop where responses end, also at an EOS named by the user."""
+    generation = getattr(network, "generation_config", None)
+    found = getattr(generation, "eos_token_id", None)
+    stops = found if isinstance(found, list) else [] if found is None else [found]
+    if generation is not None and tokenizer.eos_token_id not in stops:
+        generation.eos_token_id = [*stops, tokenizer.eos_token_id]
 
 
 def prepare(network: nn.Module, loading: Loading) -> None:
@@ -213,13 +250,14 @@ def prepare(network: nn.Module, loading: Loading) -> None:
             cast(Any, module).attention_dropout = 0.0
 
 
-@torch.no_grad()
 def _check_head(policy: Policy) -> None:
     """Our head on hidden states must give the model's own logits; some family may scale anew."""
     vocabulary = policy.core.config.get_text_config().vocab_size
     ids = torch.arange(1, 7, device=policy.device).remainder(vocabulary).unsqueeze(0)
-    hidden = policy.core.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    ours, theirs = policy.logits(hidden), policy.core(input_ids=ids).logits.float()
+    with evaluating(policy):
+        hidden = policy.core.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ours = policy.logits(hidden)
+        theirs = policy.core(input_ids=ids).logits.to(ours.dtype)
     if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-2):
         raise ValueError(
             f"{type(policy.core).__name__} changes its logits in a way this version does not "

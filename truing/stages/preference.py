@@ -6,6 +6,7 @@ model in memory, one pass over the data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
 from truing.data.schema import Comparison
 from truing.models.model import Loading, Policy, load_policy, logp, sequence_logps
-from truing.run import Run
+from truing.run import Parent, Run
 from truing.settings import DpoConfig
 from truing.stages import setup
 from truing.stages.trainer import Batch, Sums, stat
@@ -117,22 +118,21 @@ def run(config: DpoConfig, *, watch: Watch | None = None) -> Run | None:
     policy = load_policy(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, policy)
     pairs = encode_pairs(dataset, encoder)
-    eval_pairs = encode_pairs(held_out, encoder) if held_out else []
+    with setup.apart(encoder, "evaluation"):
+        eval_pairs = encode_pairs(held_out, encoder) if held_out else []
     setup.adapt(config, policy)
     lengths = [pair.chosen.length + pair.rejected.length for pair in pairs]
     setup.announce(config, policy, lengths, encoder, dataset)
     if config.dry_run:
         return None
-    reference = policy
-    with setup.opened(config, "dpo", dataset, held_out) as (run, accelerator):
+    reference, parents = reference_policy(config, policy)
+    with setup.opened(config, "dpo", dataset, held_out, parents) as (run, accelerator):
         policy.to(accelerator.device)
-        if config.ref_model_name_or_path is not None:
-            reference = load_policy(config.ref_model_name_or_path, Loading.of(config))
-            _same_vocabulary(policy, reference)
-            reference.to(accelerator.device)
+        reference.to(accelerator.device)
         size = config.per_device_eval_batch_size
         pairs = with_reference(pairs, reference, size)
         eval_pairs = with_reference(eval_pairs, reference, size)
+        del reference
         prompts = [c.prompt for c in (held_out or dataset).rows]
         look = setup.looker(run, policy, encoder, prompts, config)
         figures = setup.fit(
@@ -148,9 +148,19 @@ def run(config: DpoConfig, *, watch: Watch | None = None) -> Run | None:
         return setup.close(run, accelerator, policy, encoder, figures, dataset.notes)
 
 
-def _same_vocabulary(policy: Policy, reference: Policy) -> None:
+def reference_policy(config: DpoConfig, policy: Policy) -> tuple[Policy, list[Parent]]:
+    """The policy to stay near, and the parents it adds: by default ``policy`` as it starts.
+
+    Raises ValueError for a reference with another tokenizer.
+    """
+    name = config.ref_model_name_or_path
+    if name is None:
+        return policy, []
+    # model_revision is about the model that training starts from.
+    reference = load_policy(name, replace(Loading.of(config), revision=None))
     if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
         raise ValueError(
             "the reference model's tokenizer differs from the policy's, so their log-probs cannot "
             "be compared: use a reference with the same tokenizer"
         )
+    return reference, [Parent.of("reference", name)]

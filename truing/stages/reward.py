@@ -4,6 +4,7 @@ A comparison is a ranking of two. Each response is read once, whatever the numbe
 and all pairs of a prompt share a weight of 1 (InstructGPT, arXiv:2203.02155, section 3.5).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,11 @@ from truing import console
 from truing.algorithms.comparison import bradley_terry, centering, ranked_pairs
 from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
-from truing.data.formats import Dataset, load
+from truing.data.formats import DataError, Dataset, load
 from truing.data.schema import Demonstration, Ranking
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.model import Loading
-from truing.run import Run
+from truing.run import Parent, Run
 from truing.settings import RewardConfig
 from truing.stages import setup
 from truing.stages.trainer import Batch, Sums, stat
@@ -96,12 +97,19 @@ def encode_rankings(dataset: Dataset[Ranking], encoder: Encoder) -> list[Ranked]
     for ranking in dataset.rows:
         encoded = [encoder.encode(ranking.prompt, text) for text in ranking.completions]
         kept = [(t, r) for t, r in zip(encoded, ranking.ranks, strict=True) if t is not None]
-        pairs = [(i, j) for i, j in ranked_pairs([r for _, r in kept]) if kept[i][0] != kept[j][0]]
+        ranked = ranked_pairs([r for _, r in kept])
+        pairs = [(i, j) for i, j in ranked if kept[i][0] != kept[j][0]]
+        if len(pairs) < len(ranked):
+            encoder.counts["pairs equal after truncation, left out"] += len(ranked) - len(pairs)
         if not pairs:
             encoder.counts["rankings without a pair, left out"] += 1
             continue
         margin = ranking.provenance.extra.get("margin", 0.0)
-        assert isinstance(margin, int | float)
+        if not isinstance(margin, int | float) or not math.isfinite(margin):
+            raise ValueError(
+                f"a ranking with the margin {margin!r} came: it must be a finite number, by which "
+                "the better scores should differ from the worse; mend the column or drop it"
+            )
         rows.append(Ranked(tuple(t for t, _ in kept), tuple(pairs), float(margin)))
     return rows
 
@@ -115,14 +123,17 @@ def run(config: RewardConfig) -> Run | None:
     model = load_reward_model(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, model)
     rows = encode_rankings(dataset, encoder)
-    eval_rows = encode_rankings(held_out, encoder) if held_out else []
-    reference, source = reference_responses(config, dataset)
+    with setup.apart(encoder, "evaluation"):
+        eval_rows = encode_rankings(held_out, encoder) if held_out else []
+    reference = reference_responses(config, dataset)
+    with setup.apart(encoder, "reference"):
+        anchors = encode_reference(reference, encoder)
     setup.adapt(config, model)
     lengths = [sum(tokens.length for tokens in row.responses) for row in rows]
     setup.announce(config, model, lengths, encoder, dataset)
     if config.dry_run:
         return None
-    with setup.opened(config, "reward", dataset, held_out) as (run, accelerator):
+    with setup.opened(config, "reward", dataset, held_out, reference.parents) as (run, accelerator):
         figures: dict[str, Any] = setup.fit(
             run,
             accelerator,
@@ -134,32 +145,61 @@ def run(config: RewardConfig) -> Run | None:
             look=_looker(run, model, eval_rows or rows, encoder, config),
         )
         size = config.per_device_eval_batch_size
-        encoded = [t for t in (encoder.encode(d.prompt, d.completion) for d in reference) if t]
-        model.shift = float(sequence_scores(model, encoded, size).mean())
-        console.say(f"mean reward of {len(encoded)} {source}: {model.shift:.3f}, now shifted to 0")
-        figures |= {"reward_shift": model.shift, "reward_reference": source}
+        # Scores carry the shift of the model that training started from, if it had one.
+        model.shift += float(sequence_scores(model, anchors, size).mean())
+        console.say(
+            f"mean reward of {len(anchors)} {reference.name}: {model.shift:.3f}, now shifted to 0"
+        )
+        figures |= {"reward_shift": model.shift, "reward_reference": reference.name}
         if eval_rows:
             figures |= held_out_accuracy(model, eval_rows, size)
         return setup.close(run, accelerator, model, encoder, figures, dataset.notes)
 
 
-def reference_responses(
-    config: RewardConfig, dataset: Dataset[Ranking]
-) -> tuple[Sequence[Demonstration], str]:
-    """The responses whose mean score becomes 0, and what to call them."""
+class Reference(NamedTuple):
+    """Responses whose mean score becomes 0, what to call them, and where they came from."""
+
+    rows: Sequence[Demonstration]
+    name: str
+    parents: Sequence[Parent] = ()
+
+
+def reference_responses(config: RewardConfig, dataset: Dataset[Ranking]) -> Reference:
+    """The rows of ``reward_reference``, else the parent SFT's demonstrations, else chosen ones."""
+    parent = Path(config.model_name_or_path)
     if config.reward_reference is not None:
         rows = load(config.reward_reference, Demonstration)
-        return rows.rows[:REFERENCES], f"responses of {rows.name}"
-    parent = Path(config.model_name_or_path)
-    if (parent / "run.json").is_file() and Run.open(parent).info["stage"] == "sft":
+        name = f"responses of {rows.name}"
+    elif (parent / "run.json").is_file() and Run.open(parent).info["stage"] == "sft":
         settings = yaml.safe_load((parent / "config.yaml").read_text(encoding="utf-8"))
-        rows = load(settings["dataset_name"], Demonstration, split=settings["dataset_train_split"])
-        return rows.rows[:REFERENCES], "demonstrations of the parent SFT run"
-    best = [
-        Demonstration(r.prompt, r.completions[r.ranks.index(min(r.ranks))])
-        for r in dataset.rows[:REFERENCES]
-    ]
-    return best, "chosen responses (no SFT parent and no reward_reference)"
+        source, split = settings["dataset_name"], settings["dataset_train_split"]
+        try:
+            rows = load(source, Demonstration, split=split)
+        except DataError as error:
+            raise ValueError(
+                f"the demonstrations of {parent}, which would set the zero of the reward, cannot "
+                f"be read ({error}): name prompt/completion rows in reward_reference"
+            ) from error
+        name = "demonstrations of the parent SFT run"
+    else:
+        best = [
+            Demonstration(r.prompt, r.completions[r.ranks.index(min(r.ranks))])
+            for r in dataset.rows[:REFERENCES]
+        ]
+        return Reference(best, "chosen responses (no SFT parent and no reward_reference)")
+    origin = Parent("reference responses", rows.name, rows.sha256, rows.name)
+    return Reference(rows.rows[:REFERENCES], name, [origin])
+
+
+def encode_reference(reference: Reference, encoder: Encoder) -> list[Tokens]:
+    """Token rows of the reference responses. Raises ValueError when none of them fits."""
+    encoded = (encoder.encode(d.prompt, d.completion) for d in reference.rows)
+    if rows := [tokens for tokens in encoded if tokens is not None]:
+        return rows
+    raise ValueError(
+        f"no {reference.name} can be used ({dict(encoder.counts)}), so the reward would have no "
+        "zero: raise max_length, or name shorter rows in reward_reference"
+    )
 
 
 def held_out_accuracy(

@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,15 @@ def encoder(config: TrainingConfig, model: Model) -> Encoder:
     )
 
 
+@contextmanager
+def apart(encode: Encoder, label: str) -> Iterator[None]:
+    """What ``encode`` counts inside gets ``label`` in front, to be told from the training rows."""
+    before, encode.counts = encode.counts, Counter()
+    yield
+    before.update({f"{label}: {name}": count for name, count in encode.counts.items()})
+    encode.counts = before
+
+
 def adapt(config: TrainingConfig, model: Model) -> None:
     """Put LoRA adapters into ``model`` where the config asks for them."""
     if config.use_peft:
@@ -51,6 +61,7 @@ def adapt(config: TrainingConfig, model: Model) -> None:
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             targets=config.lora_target_modules,
+            seed=config.seed,
         )
 
 
@@ -67,15 +78,23 @@ def datasets(config: TrainingConfig, kind: type[R]) -> tuple[Dataset[R], Dataset
 
 @contextmanager
 def opened(
-    config: TrainingConfig, stage: str, rows: Dataset[Any], held_out: Dataset[Any] | None
+    config: TrainingConfig,
+    stage: str,
+    rows: Dataset[Any],
+    held_out: Dataset[Any] | None,
+    others: Sequence[Parent] = (),
 ) -> Iterator[tuple[Run, Accelerator]]:
-    """The run folder and the accelerator of a stage; the run closes with the block."""
+    """The run folder and the accelerator of a stage; the run closes with the block.
+
+    ``others``: what it is made from besides the starting model and the datasets.
+    """
     parents = [
         Parent.of("policy", config.model_name_or_path),
         Parent("dataset", str(config.dataset_name), rows.sha256, rows.name),
     ]
     if held_out is not None:
         parents.append(Parent("evaluation dataset", held_out.name, held_out.sha256, held_out.name))
+    parents += others
     run = Run.create(
         config.output_dir, stage=stage, config=config, seed=config.seed, parents=parents
     )
@@ -155,7 +174,7 @@ def announce(
 ) -> None:
     """Say what was counted while reading, and what the run will do. ``lengths``: tokens a row."""
     for note, count in {**rows.notes, **encode.counts}.items():
-        console.say(f"[yellow]{escape(note)}: {count} of {len(rows)} rows[/yellow]")
+        console.say(f"[yellow]{escape(note)}: {count}[/yellow]")
     if not lengths:
         raise ValueError(
             f"no row of {rows.name} can be used ({dict(encode.counts)}): raise max_length, or "

@@ -59,7 +59,8 @@ def run(config: SftConfig) -> Run | None:
     policy = load_policy(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, policy)
     rows = encode_rows(dataset, encoder)
-    eval_rows = encode_rows(held_out, encoder) if held_out else []
+    with setup.apart(encoder, "evaluation"):
+        eval_rows = encode_rows(held_out, encoder) if held_out else []
     setup.adapt(config, policy)
     setup.announce(config, policy, [row.length for row in rows], encoder, dataset)
     if config.dry_run:

@@ -19,7 +19,7 @@ from transformers import get_scheduler
 from truing.data.batch import Layout
 from truing.keys import generator
 from truing.models import precision
-from truing.models.model import Model
+from truing.models.model import Model, evaluating
 from truing.settings import OptimTopic
 
 Row = TypeVar("Row", contravariant=True)
@@ -72,7 +72,12 @@ def total_steps(rows: int, config: OptimTopic, world: int) -> int:
     """Optimiser steps that ``num_train_epochs`` or ``max_steps`` come to."""
     if config.max_steps > 0:
         return config.max_steps
-    return max(1, math.ceil(rows * config.num_train_epochs / rows_per_step(config, world)))
+    return max(1, math.ceil(_visits(rows, config) / rows_per_step(config, world)))
+
+
+def _visits(rows: int, config: OptimTopic) -> int:
+    """Rows read over all epochs. Rounded first: 10 x 1.1 must not become 12."""
+    return math.ceil(round(rows * config.num_train_epochs, 6))
 
 
 def rows_per_step(config: OptimTopic, world: int) -> int:
@@ -89,7 +94,7 @@ def step_rows(
     steps, size = total_steps(rows, config, world), rows_per_step(config, world)
     wanted = steps * size
     if config.max_steps <= 0:
-        wanted = max(math.ceil(rows * config.num_train_epochs), (steps - 1) * size + world)
+        wanted = max(_visits(rows, config), (steps - 1) * size + world)
     queue: list[int] = []
     epoch = 0
     for _ in range(steps):
@@ -148,6 +153,9 @@ def train(
     for number, chosen in enumerate(plan, start=1):
         mine = [rows[i] for i in chosen[accelerator.process_index :: world]]
         batches = micro_batches(mine, objective, config.per_device_train_batch_size)
+        # Dropout, where there is any, draws from torch's own generator: key that too.
+        rank = accelerator.process_index
+        torch.manual_seed(int(generator(seed, "dropout", number, rank).integers(2**63)))
         sums = _accumulate(accelerator, wrapped, objective, batches, number)
         norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm or math.inf)
         if norm is not None and not math.isfinite(float(norm)):
@@ -159,7 +167,7 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        model.version = number
+        model.version += 1
         seen += len(chosen)
         metrics = {
             "grad_norm": float(norm) if norm is not None else math.nan,
@@ -185,7 +193,7 @@ def _accumulate(
             loss, stats = objective.loss(wrapped, batch.to(accelerator.device), totals)
             if not bool(torch.isfinite(loss)):
                 raise FloatingPointError(
-                    f"the loss is {float(loss)} at step {number}, micro-batch {i + 1} of "
+                    f"the loss is {float(loss.detach())} at step {number}, micro-batch {i + 1} of "
                     f"{len(batches)}: nothing was updated. Lower learning_rate, or look for a "
                     "faulty row"
                 )
@@ -251,7 +259,6 @@ def stat(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return (values * weight).sum(), weight.sum()
 
 
-@torch.no_grad()
 def evaluate(
     accelerator: Accelerator,
     model: nn.Module,
@@ -259,13 +266,21 @@ def evaluate(
     objective: Objective[Any],
     batch_size: int,
 ) -> dict[str, float]:
-    """The objective's loss and metrics on held-out rows, named ``eval_...``."""
+    """The objective's loss and metrics on held-out rows, named ``eval_...``.
+
+    Raises ValueError for fewer rows than processes: each needs one.
+    """
+    if len(rows) < accelerator.num_processes:
+        raise ValueError(
+            f"{len(rows)} evaluation rows came for {accelerator.num_processes} processes: each "
+            "needs one at least; give more rows or start fewer processes"
+        )
     mine = list(rows[accelerator.process_index :: accelerator.num_processes])
     batches = micro_batches(mine, objective, batch_size)
     totals = global_totals(accelerator, objective, batches)
     sums: Sums = {}
     for batch in batches:
-        with precision.training():
+        with evaluating(model), precision.training():
             loss, stats = objective.loss(model, batch.to(accelerator.device), totals)
         add_sums(sums, {"loss": (loss, torch.zeros_like(loss)), **stats})
     sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)

@@ -231,6 +231,7 @@ def test_the_side_biased_take_the_first(world: list[Shown], people: tuple[Annota
 
     (biased,) = of(people, "side-biased")
     assert first(biased) > 0.65
+    # A dozen people with 250 answers each: six standard errors.
     assert np.mean([first(who) for who in of(people, "none")]) == pytest.approx(0.5, abs=0.05)
 
 
@@ -262,6 +263,7 @@ def test_a_phrase_wins_the_flattered_and_the_impressed_alone(
     (moved,) = of(people, fault)
     assert share_first_reply(moved, items) > 0.75
     good = [share_first_reply(who, items) for who in of(people, "none")]
+    # A dozen people with 120 answers each: four standard errors.
     assert np.mean(good) == pytest.approx(0.5, abs=0.05)
 
 

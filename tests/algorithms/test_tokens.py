@@ -1,0 +1,199 @@
+"""Duties of `truing.algorithms.tokens`: golden, law, gradient, invariance, reference, bite."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.algorithms import reference
+from truing.algorithms import k1, k3, reduce_mean, sequence_sum, token_logp
+from truing.keys import generator
+
+SEEDS = range(4)
+LN2 = math.log(2)
+# pi = (1/2, 1/4, 1/4), ref = (1/4, 1/4, 1/2):
+# KL(pi || ref) = 1/2 ln 2 + 1/4 ln 1 + 1/4 ln(1/2) = 1/4 ln 2.
+PI = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
+REF = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64)
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(generator(seed, "test").normal(size=shape))
+
+
+def same(got: Tensor, wanted: Any, tolerance: float = 1e-6) -> None:
+    wanted = torch.as_tensor(wanted, dtype=torch.float64)
+    torch.testing.assert_close(got.double(), wanted, atol=tolerance, rtol=0)
+
+
+# --- golden values and laws, as functions of the function, so that mutants can be put in ----------
+
+
+def check_token_logp(f: Callable[[Tensor, Tensor], Tensor]) -> None:
+    # The exponentials of (0, ln 2, ln 5) are 1, 2, 5 and add up to 8.
+    logits = torch.tensor([[[0.0, math.log(2), math.log(5)]] * 2])
+    got = f(logits, torch.tensor([[2, 0]]))
+    same(got, [[math.log(5 / 8), math.log(1 / 8)]])
+    # Law: over all targets the probabilities add up to 1, and a shift of all logits is nothing.
+    logits = draw(0, 1, 1, 7)
+    every = f(logits.expand(1, 7, 7), torch.arange(7)[None])
+    same(every.exp().sum(), 1.0, 1e-12)
+    same(f(logits.expand(1, 7, 7) + 50, torch.arange(7)[None]), every, 1e-12)
+
+
+def check_k1(f: Callable[[Tensor, Tensor], Tensor]) -> None:
+    # ln(1/2) - ln(1/4) = ln 2; ln(1/4) - ln(1/2) = -ln 2.
+    same(f(PI.log(), REF.log()), [[LN2, 0, -LN2]])
+    # Law: its mean under pi, here all of pi, is the divergence.
+    same((PI * f(PI.log(), REF.log())).sum(), LN2 / 4, 1e-12)
+
+
+def check_k3(f: Callable[[Tensor, Tensor], Tensor]) -> None:
+    # l = ln 2: 1/2 - 1 + ln 2; l = 0: 0; l = -ln 2: 2 - 1 - ln 2.
+    same(f(PI.log(), REF.log()), [[LN2 - 0.5, 0, 1 - LN2]])
+    same((PI * f(PI.log(), REF.log())).sum(), LN2 / 4, 1e-12)
+    assert (f(draw(1, 9, 9), draw(2, 9, 9)) >= 0).all()
+
+
+def check_sequence_sum(f: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    same(f(x, mask), [1 + 2, 5 + 6])
+    # Law: what counts and what does not add up to everything; what does not count may be anything.
+    same(f(x, mask) + f(x, 1 - mask), x.sum(-1))
+    same(f(x.masked_fill(mask == 0, math.nan), mask), [3, 11])
+
+
+def check_reduce_mean(f: Callable[[Tensor, Any], Tensor]) -> None:
+    same(f(torch.tensor([1.0, 2.0, 6.0]), 4), 9 / 4)
+    # Law: the shares of micro-batches add up, whatever their sizes.
+    x = draw(3, 10)
+    same(f(x[:7], 10) + f(x[7:], torch.tensor(10.0)), x.mean(), 1e-12)
+
+
+CHECKS = {
+    token_logp: check_token_logp,
+    k1: check_k1,
+    k3: check_k3,
+    sequence_sum: check_sequence_sum,
+    reduce_mean: check_reduce_mean,
+}
+MUTANTS: dict[Any, dict[str, Any]] = {
+    token_logp: {
+        "negated": lambda x, t: -token_logp(x, t),
+        "not normalised": lambda x, t: x.gather(-1, t[..., None])[..., 0],
+        "target shifted": lambda x, t: token_logp(x, t.roll(1, -1)),
+        "base 2": lambda x, t: token_logp(x, t) / LN2,
+    },
+    k1: {
+        "negated": lambda p, q: -k1(p, q),
+        "swapped": lambda p, q: k1(q, p),
+        "absolute": lambda p, q: k1(p, q).abs(),
+    },
+    k3: {
+        "negated": lambda p, q: -k3(p, q),
+        "swapped": lambda p, q: k3(q, p),
+        "k2 instead": lambda p, q: k1(p, q) ** 2 / 2,
+        "k1 instead": k1,
+        "no minus one": lambda p, q: k3(p, q) + 1,
+    },
+    sequence_sum: {
+        "mask dropped": lambda x, m: x.sum(-1),
+        "mask turned over": lambda x, m: sequence_sum(x, 1 - m),
+        "mask multiplied": lambda x, m: (x * m).sum(-1),
+        "mean": lambda x, m: sequence_sum(x, m) / m.sum(-1),
+        "negated": lambda x, m: -sequence_sum(x, m),
+    },
+    reduce_mean: {
+        "own denominator": lambda x, d: x.mean(),
+        "multiplied": lambda x, d: x.sum() * d,
+        "sum": lambda x, d: x.sum(),
+        "negated": lambda x, d: -reduce_mean(x, d),
+    },
+}
+
+
+@pytest.mark.parametrize("function", CHECKS, ids=lambda f: f.__name__)
+def test_golden_values_and_laws_hold_and_bite(function: Any) -> None:
+    CHECKS[function](function)
+    reference.bites(CHECKS[function], MUTANTS[function])
+
+
+# --- gradient, reference, invariance, errors ------------------------------------------------------
+
+
+def test_gradients() -> None:
+    target = torch.tensor([[1, 4], [0, 3]])
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    logits = draw(0, 2, 2, 5).requires_grad_()
+    p, q = (draw(s, 2, 3).requires_grad_() for s in (1, 2))
+    check = torch.autograd.gradcheck
+    assert check(lambda x: token_logp(x, target), logits)
+    assert check(k1, (p, q))
+    assert check(k3, (p, q))
+    assert check(lambda x: sequence_sum(x, mask), p)
+    assert check(lambda x: reduce_mean(x, 3.0), p)
+    # Signs: a higher logit raises its own token's log-prob and lowers every other's; k3 pulls pi
+    # towards ref from both sides; a masked token gets nothing.
+    (slope,) = torch.autograd.grad(token_logp(logits, target).sum(), logits)
+    own = torch.nn.functional.one_hot(target, 5).bool()
+    assert (slope[own] > 0).all()
+    assert (slope[~own] < 0).all()
+    (pull,) = torch.autograd.grad(k3(p, q).sum(), p)
+    assert (pull.sign() == (p - q).sign()).all()
+    (counted,) = torch.autograd.grad(sequence_sum(p, mask).sum(), p)
+    assert torch.equal(counted, mask.double())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_equal_to_the_loops(seed: int) -> None:
+    logits, p, q = draw(seed, 3, 4, 6) * 5, draw(seed + 10, 3, 4), draw(seed + 20, 3, 4)
+    target = torch.from_numpy(generator(seed, "target").integers(6, size=(3, 4)))
+    mask = torch.from_numpy(generator(seed, "mask").integers(2, size=(3, 4)))
+    same(token_logp(logits, target), reference.token_logp(logits.numpy(), target.numpy()), 1e-12)
+    same(k1(p, q), reference.k1(p.numpy(), q.numpy()), 1e-12)
+    same(k3(p, q), reference.k3(p.numpy(), q.numpy()), 1e-12)
+    same(sequence_sum(p, mask), reference.sequence_sum(p.numpy(), mask.numpy()), 1e-12)
+    same(reduce_mean(p, 7.0), reference.reduce_mean(p.numpy(), 7.0), 1e-12)
+
+
+def test_padding_and_order_change_nothing() -> None:
+    x, mask = draw(0, 4, 5), draw(1, 4, 5) > 0
+    whole = sequence_sum(x, mask)
+    for side in ((3, 0), (0, 3)):
+        wide = torch.nn.functional.pad(x, side, value=99.0)
+        narrow = torch.nn.functional.pad(mask, side, value=False)
+        assert torch.equal(sequence_sum(wide, narrow), whole)
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(sequence_sum(x[order], mask[order]), whole[order])
+    logits, target = draw(2, 4, 5, 6), torch.arange(20).view(4, 5) % 6
+    same(token_logp(logits[order], target[order]), token_logp(logits, target)[order], 1e-12)
+
+
+def test_half_precision_logits_are_summed_in_single() -> None:
+    logits = draw(0, 1, 3, 1000).bfloat16()
+    target = torch.tensor([[1, 2, 3]])
+    got = token_logp(logits, target)
+    assert got.dtype == torch.float32
+    same(got, reference.token_logp(logits.double().numpy(), target.numpy()), 1e-5)
+
+
+def test_far_logits_stay_finite() -> None:
+    same(token_logp(torch.tensor([[1e4, -1e4]]), torch.tensor([1])), [-2e4], 1e-2)
+    # A tiny ratio keeps its digits: exp(-l) - 1 + l is l^2 / 2 - ..., 5e-17 for l = 1e-8.
+    tiny = k3(torch.tensor([[1e-8]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+    assert 0 <= float(tiny) < 1e-15
+
+
+def test_wrong_shapes_and_empty_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"logits \(2, 3, 5\) need targets of shape \(2, 3\), got"):
+        token_logp(torch.zeros(2, 3, 5), torch.zeros(2, 1, dtype=torch.long))
+    for f in (k1, k3, sequence_sum):
+        with pytest.raises(ValueError, match="must have one shape"):
+            f(torch.zeros(2, 3), torch.zeros(1, 3))
+    for denominator in (0.0, -1.0, math.nan, torch.tensor(0.0)):
+        with pytest.raises(ValueError, match="the denominator must be positive"):
+            reduce_mean(torch.ones(3), denominator)

@@ -1,0 +1,18 @@
+"""The public commands on a real pretrained model and real text (skips where they are absent)."""
+
+from pathlib import Path
+
+import pytest
+
+from scripts.real_input import loop
+
+# A continuation may become this much odder, in bits per character under the original model.
+ODDER = 0.35
+
+
+@pytest.mark.slow
+def test_a_story_model_becomes_cheerful_and_stays_fluent(shared_data: Path, tmp_path: Path) -> None:
+    figures = loop(shared_data, tmp_path)
+    assert figures["sentiment_gain"]["low"] > 0
+    odd = figures["bits_per_character"]
+    assert odd["dpo"]["value"] - odd["sft"]["value"] < ODDER

@@ -1,0 +1,295 @@
+"""The rules of the house, read from the source text alone (docs/design.md says why they are there).
+
+A rule is a function from {path: text} to a list of violations, so that each can be shown a house
+that breaks it.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+House = dict[str, str]
+
+# Rooms of truing/ and their floors. A file imports from lower floors and from its own room only;
+# STAIRS adds what else it may see on its own floor.
+FLOORS = {
+    **dict.fromkeys(("algorithms", "stats"), 0),
+    **dict.fromkeys(("config", "console", "keys", "retired", "run", "settings"), 1),
+    **dict.fromkeys(("data", "models", "worlds"), 2),
+    **dict.fromkeys(("generation", "rewards"), 3),
+    **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
+    "quickstart": 5,
+    **dict.fromkeys(("__main__", "cli"), 6),
+}
+STAIRS = {
+    "settings": ("config", "retired"),
+    "run": ("config", "console"),
+    "models": ("data",),
+    "worlds": ("data.schema",),
+    "rewards": ("generation",),
+    "__main__": ("cli",),
+}
+TORCH_FREE = (
+    *("cli", "config", "console", "keys", "run", "settings", "stats.ratings"),
+    *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
+    *(f"worlds.{p.stem}" for p in sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))),
+)
+FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 7000
+TOLERANCE = 1e-3
+
+
+def read(*folders: str) -> House:
+    files = (f for folder in folders for f in sorted((ROOT / folder).rglob("*.py")))
+    return {f.relative_to(ROOT).as_posix(): f.read_text(encoding="utf-8") for f in files}
+
+
+def name_of(path: str) -> str:
+    """truing/data/batch.py -> data.batch; truing/data/__init__.py -> data."""
+    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(parts[1:])
+
+
+def own_imports(tree: ast.AST, names: set[str]) -> Iterator[str]:
+    """Modules of truing that a syntax tree imports, such as data.batch; relative ones as ``.``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [i if i[len("truing.") :] in names else str(node.module) for i in inner]
+            found = ["truing.."] if node.level else found
+        else:
+            continue
+        yield from (f[len("truing.") :] for f in found if f.split(".")[0] == "truing")
+
+
+def graph(house: House) -> dict[str, set[str]]:
+    names = {name_of(path) for path in house}
+    return {name_of(p): set(own_imports(ast.parse(text), names)) for p, text in house.items()}
+
+
+def floors(house: House) -> list[str]:
+    """Imports that climb, cross into another room of the same floor, or have no floor at all."""
+    bad: list[str] = []
+    for name, wanted in graph(house).items():
+        room = name.split(".")[0]
+        if room and room not in FLOORS:
+            bad.append(f"{name} stands on no floor: give {room!r} one in FLOORS")
+            continue
+        for other in wanted:
+            theirs = other.split(".")[0]
+            below = FLOORS.get(theirs, 9) < FLOORS.get(room, -1)
+            stairs = any(other == s or other.startswith(s + ".") for s in STAIRS.get(room, ()))
+            if not (below or stairs or (theirs == room and theirs in FLOORS)):
+                bad.append(f"{name} must not import {other or 'truing'}")
+    return bad
+
+
+def circles(house: House) -> list[str]:
+    edges, bad, done = graph(house), list[str](), set[str]()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        if name in trail:
+            bad.append(" -> ".join([*trail[trail.index(name) :], name]))
+        elif name not in done:
+            for other in edges.get(name, ()):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+    return bad
+
+
+def late_imports(house: House) -> list[str]:
+    """Imports of our own inside functions; the table of commands in cli.py may load late."""
+    return [
+        f"{path}:{function.lineno} imports {name} inside {function.name}"
+        for path, text in house.items()
+        for function in functions(text)
+        for name in own_imports(function, set())
+        if name_of(path) != "cli"
+    ]
+
+
+def functions(text: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+
+
+def lengths(house: House) -> list[str]:
+    bad = [f"{p} has {n} lines" for p, t in house.items() if (n := len(t.splitlines())) > FILE]
+    for path, text in house.items():
+        for f in functions(text):
+            if (n := (f.end_lineno or 0) - f.lineno + 1) > FUNCTION:
+                bad.append(f"{path}:{f.lineno} {f.name} has {n} lines")
+    return bad
+
+
+def topics(house: House) -> list[str]:
+    """Topics of settings with too many fields of their own."""
+    return [
+        f"{node.name} has {n} fields: split it by topic"
+        for node in ast.walk(ast.parse(house["truing/settings.py"]))
+        if isinstance(node, ast.ClassDef)
+        if (n := sum(isinstance(line, ast.AnnAssign) for line in node.body)) > TOPIC
+    ]
+
+
+def tolerances(house: House) -> list[str]:
+    """Tolerances that would let a wrong result pass, unless a comment beside them says why."""
+    bad: list[str] = []
+    for path, text in house.items():
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.keyword) or node.arg not in ("abs", "rel", "atol", "rtol"):
+                continue
+            loose = isinstance(node.value, ast.Constant) and float(node.value.value) > TOLERANCE
+            if loose and not any("# " in line for line in lines[node.lineno - 4 : node.lineno]):
+                bad.append(f"{path}:{node.lineno} {node.arg} is wide, and no comment says why")
+    return bad
+
+
+def idle_settings(house: House) -> list[str]:
+    """Settings that no file but settings.py mentions, so that setting them changes nothing."""
+    silent = ("truing/settings.py", "truing/retired.py")
+    words = {w for p, t in house.items() if p not in silent for w in re.findall(r"\w+", t)}
+    fields = [
+        line.target.id
+        for node in ast.walk(ast.parse(house["truing/settings.py"]))
+        if isinstance(node, ast.ClassDef)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    ]
+    return [f"nothing acts on the setting {name}" for name in fields if name not in words]
+
+
+def code_lines(text: str) -> int:
+    """Lines of code. Prose is not counted: nobody should save lines by explaining less."""
+    prose = {
+        number
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = enumerate(text.splitlines(), start=1)
+    return sum(bool(x.strip()) and x.strip()[0] != "#" and n not in prose for n, x in lines)
+
+
+def readme_tree(text: str) -> dict[str, str]:
+    """File -> its line in the tree of README.md, from the block that starts with ``truing/``."""
+    block = re.search(r"```\ntruing/\n(.*?)```", text, re.DOTALL)
+    assert block, "README.md needs a block that begins with truing/"
+    found: dict[str, str] = {}
+    folders: list[str] = []
+    for line in block[1].splitlines():
+        name, _, about = line.strip().partition(" ")
+        folders = folders[: (len(line) - len(line.lstrip())) // 2 - 1]
+        if name.endswith("/"):
+            folders.append(name)
+        elif name:
+            found["".join(folders) + name] = about.strip()
+    return found
+
+
+def on_disk() -> set[str]:
+    """The files of truing/, without those that only open a room and without the base's weights."""
+    root = ROOT / "truing"
+    names = {f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file()}
+    return {n for n in names if not re.search(r"__pycache__|__init__\.py$|^worlds/base/", n)}
+
+
+HOUSES: dict[Callable[[House], list[str]], House] = {
+    floors: read("truing"),
+    circles: read("truing"),
+    late_imports: read("truing"),
+    lengths: read("truing", "scripts", "examples", "tests"),
+    topics: read("truing"),
+    idle_settings: read("truing"),
+    tolerances: read("tests"),
+}
+
+
+@pytest.mark.parametrize("rule", HOUSES, ids=lambda rule: rule.__name__)
+def test_the_house_keeps(rule: Callable[[House], list[str]]) -> None:
+    assert HOUSES[rule], "no file was read"
+    assert rule(HOUSES[rule]) == []
+
+
+# For each rule, houses that break it, and what must be said of them.
+BROKEN: list[tuple[Callable[[House], list[str]], House, str]] = [
+    (floors, {"truing/stats/a.py": "import truing.config"}, "stats.a must not import config"),
+    (floors, {"truing/data/a.py": "from truing.models.model import M"}, "data.a must not import"),
+    (floors, {"truing/worlds/a.py": "from truing.data import batch", "truing/data/batch.py": ""},
+     "worlds.a must not import data.batch"),
+    (floors, {"truing/stages/a.py": "from truing.evaluate.world import w"}, "evaluate.world"),
+    (floors, {"truing/generation/a.py": "from truing import rewards", "truing/rewards.py": ""},
+     "generation.a must not import rewards"),
+    (floors, {"truing/data/a.py": "from . import batch"}, "data.a must not import"),
+    (floors, {"truing/data/a.py": "from truing import __version__"}, "must not import truing"),
+    (floors, {"truing/helpers.py": ""}, "give 'helpers' one in FLOORS"),
+    (circles, {"truing/data/a.py": "from truing.data import b",
+               "truing/data/b.py": "from truing.data.c import x",
+               "truing/data/c.py": "import truing.data.a"}, "data.a -> data.b -> data.c -> data.a"),
+    (late_imports, {"truing/run.py": "def f():\n    from truing.data import batch"}, "inside f"),
+    (lengths, {"truing/a.py": "x = 1\n" * 401}, "truing/a.py has 401 lines"),
+    (lengths, {"truing/a.py": "def f():\n" + "    x = 1\n" * 60}, "f has 61 lines"),
+    (topics, {"truing/settings.py": "class T:\n" + "".join(f"    x{i}: int\n" for i in range(26))},
+     "T has 26 fields"),
+    (idle_settings, {"truing/settings.py": "class T:\n    lr: int"}, "the setting lr"),
+    (tolerances, {"tests/a.py": "f(1, abs=0.01)"}, "tests/a.py:1 abs is wide"),
+    (tolerances, {"tests/a.py": "# why\n\n\n\nf(1, rtol=1e6)"}, "tests/a.py:5 rtol is wide"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "house", "said"), BROKEN)
+def test_a_broken_rule_is_seen(rule: Callable[[House], list[str]], house: House, said: str) -> None:
+    assert any(said in line for line in rule(house))
+
+
+def test_what_is_allowed_is_not_called_broken() -> None:
+    house = {
+        "truing/worlds/a.py": "from truing.data.schema import Message",
+        "truing/models/a.py": "from truing.data.batch import Layout",
+        "truing/data/a.py": "from truing.data.schema import Message\nimport truing.stats.ratings",
+        "truing/cli.py": "def f():\n    import truing.stages.sft",
+    }
+    assert floors(house) == late_imports(house) == circles(house) == []
+    assert tolerances({"tests/a.py": "# Four standard errors.\nf(1, abs=0.04)"}) == []
+
+
+def test_floors_0_to_4_stay_small() -> None:
+    low = {p: t for p, t in read("truing").items() if FLOORS.get(name_of(p).split(".")[0], 9) < 5}
+    assert len(low) > 40
+    assert sum(code_lines(text) for text in low.values()) < HOUSE
+    assert code_lines('"""Prose."""\n\n# Why.\nx = 1  # one\ny = """\na"""\n') == 3
+
+
+def test_labels_statistics_worlds_and_reports_load_without_torch() -> None:
+    code = "import importlib, sys\nfor n in {}: importlib.import_module('truing.' + n)\n"
+    code += "found = sorted({{'torch', 'transformers', 'accelerate'}} & set(sys.modules))\n"
+    code = code.replace("{}", "{names}") + "assert not found, found"
+    run = [sys.executable, "-c"]
+    subprocess.run([*run, code.format(names=TORCH_FREE)], check=True)
+    heavy = subprocess.run([*run, code.format(names=("models.precision",))], capture_output=True)
+    assert b"torch" in heavy.stderr
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
+    tree = readme_tree((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {"missing": on_disk() - tree.keys(), "gone": tree.keys() - on_disk()} == {
+        "missing": set(),
+        "gone": set(),
+    }
+    assert [name for name, about in tree.items() if not about] == []
+
+
+def test_the_reader_of_the_tree_reads_folders() -> None:
+    text = "```\ntruing/\n  data/   records\n    a.py   one\n    base/  weights\n  b.py\n```"
+    assert readme_tree(text) == {"data/a.py": "one", "b.py": ""}

@@ -1,0 +1,137 @@
+"""Every recipe loads, passes a dry run, and explains its numbers."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import yaml
+
+from truing import quickstart
+from truing.cli import COMMANDS, main
+from truing.config import from_yaml
+from truing.settings import QuickstartConfig, TrainingConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+# Rows that fit a stage: what its own file in data/ or on the hub would look like.
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "sft": [{"prompt": f"Say {i}.", "completion": f" The number {i}."} for i in range(40)],
+    "dpo": [{"prompt": f"Say {i}.", "chosen": f" {i}", "rejected": " No."} for i in range(40)],
+    "reward": [
+        {"prompt": f"Say {i}.", "completions": [f" {i}", " no", " I will not"], "ranks": [0, 1, 1]}
+        for i in range(40)
+    ],
+}  # fmt: skip
+
+
+def config_of(recipe: Path) -> TrainingConfig:
+    config = from_yaml(COMMANDS[recipe.stem].config, recipe)
+    assert isinstance(config, TrainingConfig)
+    return config
+
+
+def words_for(recipe: Path, model: Path, rows: str, out: Path) -> list[str]:
+    """The recipe with a small model and local rows in the place of its own."""
+    words = [recipe.stem, "--config", str(recipe), "--model-name-or-path", str(model)]
+    words += ["--dataset-name", rows, "--output-dir", str(out), "--use-cpu", "--dry-run"]
+    has_test = "eval_dataset_name" in recipe.read_text(encoding="utf-8")
+    return [*words, "--eval-dataset-name", rows] if has_test else words
+
+
+def test_the_recipes_are_there() -> None:
+    assert {r.parent.name for r in RECIPES} == {"quickstart", "hh-chat-lora-0.5b", "instructgpt"}
+    assert {r.stem for r in RECIPES} == set(ROWS)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.parent.name}/{r.stem}")
+def test_a_recipe_passes_a_dry_run(
+    recipe: Path,
+    tiny: Path,
+    tmp_path: Path,
+    jsonl: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = jsonl("rows", ROWS[recipe.stem])
+    status = main(words_for(recipe, tiny, rows, tmp_path / "run"))
+    shown, seen = capsys.readouterr()
+    assert status == 0, seen
+    config = config_of(recipe)
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    figures = dict(re.findall(r"│ (.+?) +│ +([\d,]+) │", shown))
+    assert figures["rows"] == "40"
+    assert figures["optimiser steps"] == str(math.ceil(40 * config.num_train_epochs / per_step))
+    assert int(figures["tokens in all"].replace(",", "")) > 0
+    # A model this small rounds to 0 MB.
+    assert "memory, estimated (MB)" in figures
+    fewer = figures["trainable parameters"] != figures["parameters"]
+    assert fewer == config.use_peft
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.parent.name}/{r.stem}")
+def test_a_recipe_says_why(recipe: Path) -> None:
+    """A comment stands beside or above each number, and the head shows the command."""
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    head = "\n".join(lines[: lines.index(next(x for x in lines if not x.startswith("#")))])
+    assert f"truing {recipe.stem}" in head
+    assert f"--config recipes/{recipe.parent.name}/{recipe.stem}.yaml" in head
+    for line, above in zip(lines[1:], lines, strict=False):
+        if re.match(r"(?!seed)\w+: [\d.]", line):
+            assert " # " in line or above.startswith("#"), line
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.parent.name}/{r.stem}")
+def test_a_slip_in_a_recipe_is_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slip = tmp_path / "recipe.yaml"
+    slip.write_text(recipe.read_text(encoding="utf-8") + "\nwarmup_step: 3\n", encoding="utf-8")
+    assert main([recipe.stem, "--config", str(slip), "--dry-run"]) == 2
+    assert "unknown setting warmup_step. Did you mean warmup_steps?" in capsys.readouterr().err
+
+
+class Stopped(Exception):
+    """Raised in the place of a stage, once its config is known."""
+
+
+def test_the_quickstart_recipes_are_what_the_quickstart_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, TrainingConfig] = {}
+
+    def stage(name: str) -> Callable[..., NoReturn]:
+        def run(config: TrainingConfig, **_: object) -> NoReturn:
+            seen[name] = config
+            raise Stopped
+
+        return run
+
+    monkeypatch.setattr(quickstart, "DEMONSTRATIONS", 2)
+    for name, module in (("sft", quickstart.sft), ("reward", quickstart.reward)):
+        monkeypatch.setattr(module, "run", stage(name))
+    monkeypatch.setattr(quickstart.preference, "run", stage("dpo"))
+    nothing: Any = None
+    with pytest.raises(Stopped):
+        quickstart.run(QuickstartConfig(output_dir=str(tmp_path / "q")))
+    with pytest.raises(Stopped):
+        quickstart.learn_reward(tmp_path / "q", 0)
+    with pytest.raises(Stopped):
+        quickstart.align(tmp_path / "q", 0, nothing, nothing)
+    places = {"output_dir", "model_name_or_path", "dataset_name", "eval_dataset_name"}
+    for name, config in seen.items():
+        recipe = config_of(ROOT / "recipes" / "quickstart" / f"{name}.yaml")
+        assert recipe.model_dump(exclude=places) == config.model_dump(exclude=places), name
+        # The same files, in the quickstart's own folder.
+        for place in ("dataset_name", "eval_dataset_name"):
+            ours, theirs = getattr(recipe, place), getattr(config, place)
+            assert (ours and Path(ours).name) == (theirs and Path(theirs).name)
+    assert set(seen) == {"sft", "reward", "dpo"}
+
+
+def test_every_recipe_is_plain_yaml() -> None:
+    for recipe in RECIPES:
+        assert json.dumps(yaml.safe_load(recipe.read_text(encoding="utf-8")))

@@ -1,0 +1,122 @@
+"""`truing sample` and `truing compare`: what the files hold, and whom they name."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truing.data.formats import load
+from truing.data.schema import Comparison, Demonstration, Message, Text
+from truing.feedback import collect
+from truing.settings import CompareConfig, SampleConfig
+
+Write = Callable[..., str]
+
+
+def config(model: Path, prompts: str, out: Path, **more: Any) -> SampleConfig:
+    return SampleConfig(
+        model_name_or_path=str(model),
+        prompts=prompts,
+        output_file=str(out),
+        max_completion_length=6,
+        use_cpu=True,
+        **more,
+    )
+
+
+def test_samples_say_who_wrote_them(tiny: Path, tmp_path: Path, jsonl: Write) -> None:
+    prompts = jsonl("prompts", [{"prompt": "the cat"}, {"prompt": "a b"}, {"prompt": "c"}])
+    settings = config(tiny, prompts, tmp_path / "o.jsonl", num_generations=2, num_prompts=2)
+    out = collect.sample(settings)
+    rows = load(out, Demonstration).rows
+    assert [r.prompt for r in rows] == ["the cat", "the cat", "a b", "a b"]
+    for number, row in enumerate(rows):
+        assert row.provenance.source == "model"
+        assert row.provenance.author == str(tiny)
+        assert row.provenance.extra["sample"] == number % 2
+        assert row.provenance.extra["finish_reason"] in ("stop", "length")
+        assert isinstance(row.completion, str)
+    # The same again is the same file; other settings are another one.
+    again = config(tiny, prompts, tmp_path / "p.jsonl", num_generations=2, num_prompts=2)
+    assert collect.sample(again).read_bytes() == out.read_bytes()
+    seeded = config(tiny, prompts, tmp_path / "q.jsonl", num_generations=2, num_prompts=2, seed=1)
+    assert collect.sample(seeded).read_bytes() != out.read_bytes()
+
+
+def test_a_prompt_with_a_key_keeps_its_samples(tiny: Path, tmp_path: Path, jsonl: Write) -> None:
+    whole = [{"prompt": p, "key": k} for p, k in (("the cat", 7), ("a b", 3), ("c", 5))]
+    one = collect.sample(config(tiny, jsonl("whole", whole), tmp_path / "1.jsonl"))
+    two = collect.sample(config(tiny, jsonl("part", whole[1:]), tmp_path / "2.jsonl"))
+    assert load(one, Demonstration).rows[1:] == load(two, Demonstration).rows
+
+
+def test_sampling_of_messages(tiny: Path, tiny_chat: Path, tmp_path: Path, jsonl: Write) -> None:
+    prompts = jsonl("chat", [{"prompt": [{"role": "user", "content": "hi"}]}])
+    (row,) = load(collect.sample(config(tiny_chat, prompts, tmp_path / "o.jsonl")), Demonstration)
+    assert row.prompt == (Message("user", "hi"),)
+    with pytest.raises(ValueError, match="no chat template"):
+        collect.sample(config(tiny, prompts, tmp_path / "p.jsonl"))
+    assert not (tmp_path / "p.jsonl").exists()
+    collect.sample(config(tiny, prompts, tmp_path / "p.jsonl", chat_template="plain"))
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+SAMPLES = [
+    {"prompt": "p", "completion": "one"},
+    {"prompt": "q", "completion": "x y"},
+    {"prompt": "p", "completion": "one two three"},
+    {"prompt": "p", "completion": "uno"},
+    {"prompt": "q", "completion": "z z"},
+    {"prompt": "r", "completion": "alone"},
+]
+
+
+def compare(samples: str, out: Path, **more: Any) -> tuple[Comparison, ...]:
+    settings = CompareConfig(samples=samples, output_file=str(out), use_cpu=True, **more)
+    return load(collect.compare(settings), Comparison).rows
+
+
+def test_the_best_is_compared_with_the_worst(
+    tmp_path: Path, jsonl: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row,) = compare(jsonl("samples", SAMPLES), tmp_path / "o.jsonl", reward="length")
+    assert (row.prompt, row.chosen, row.rejected) == ("p", "one two three", "uno")
+    assert (row.provenance.source, row.provenance.author) == ("verifier", "length")
+    assert row.provenance.extra["scores"] == [3.0, 1.0]
+    # q: equal scores; r: a completion has nobody but itself.
+    shown = capsys.readouterr().out
+    assert "left out, equal scores or texts" in shown
+    assert shown.split("equal scores or texts")[1].split()[1] == "2"
+
+
+def test_each_is_compared_with_each(tmp_path: Path, jsonl: Write) -> None:
+    rows = compare(jsonl("samples", SAMPLES), tmp_path / "o.jsonl", reward="brevity", pairs="all")
+    assert [(r.chosen, r.rejected) for r in rows] == [
+        ("one", "one two three"),
+        ("uno", "one two three"),
+    ]
+
+
+def test_a_reward_that_tells_nothing_apart_is_said(tmp_path: Path, jsonl: Write) -> None:
+    with pytest.raises(ValueError, match=r"tells no two completions of a prompt in .* apart"):
+        compare(jsonl("samples", SAMPLES[1::3]), tmp_path / "o.jsonl", reward="length")
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_a_reward_of_ones_own_sees_prompts_and_texts(
+    tmp_path: Path, jsonl: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Text, str]] = []
+
+    def late(prompts: Sequence[Text], completions: Sequence[str]) -> list[int]:
+        seen.extend(zip(prompts, completions, strict=True))
+        return list(range(len(prompts)))
+
+    monkeypatch.setattr(collect, "late", late, raising=False)
+    rows = compare(
+        jsonl("samples", SAMPLES), tmp_path / "o.jsonl", reward="truing.feedback.collect:late"
+    )
+    assert seen == [(r["prompt"], r["completion"]) for r in SAMPLES]
+    assert [(r.chosen, r.rejected) for r in rows] == [("uno", "one"), ("z z", "x y")]

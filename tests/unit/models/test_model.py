@@ -1,0 +1,283 @@
+"""`logp(model, layout)` is the model's own log-softmax, whatever the layout; models are loaded so
+that nothing about them is assumed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+from tests.conftest import END, byte_tokenizer, tiny_folder, tiny_network
+from truing.data.batch import Layout, Tokens, packed, padded
+from truing.keys import generator
+from truing.models import model as module
+from truing.models.model import Loading, Policy, load_policy, load_tokenizer, logp, sequence_logps
+from truing.settings import SampleConfig
+
+
+def draw_rows(seed: int = 0, count: int = 7, vocabulary: int = 268) -> list[Tokens]:
+    """Prompts of 0 to 8 and responses of 1 to 9 tokens."""
+    random = generator(seed, "rows")
+    ids = lambda low, high: tuple(  # noqa: E731
+        int(i) for i in random.integers(vocabulary, size=random.integers(low, high))
+    )
+    return [Tokens(ids(1, 9), ids(1, 10)) for _ in range(count)]
+
+
+def full(policy: Policy, tokens: Tokens, temperature: float = 1.0) -> Tensor:
+    """Log-probs of a response from the logits of all its positions, by transformers alone."""
+    ids = torch.tensor([[*tokens.prompt, *tokens.response]])
+    logits = policy.network(input_ids=ids).logits[0] / temperature
+    first = len(tokens.prompt)
+    places = range(max(first, 1), ids.shape[1])
+    return torch.stack([logits[t - 1].log_softmax(-1)[ids[0, t]] for t in places])
+
+
+def close(got: Tensor, wanted: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(got, wanted, atol=tolerance, rtol=0)
+
+
+@pytest.fixture
+def policy(tiny: Path) -> Policy:
+    return load_policy(tiny)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_it_is_the_log_softmax_of_the_full_logits(policy: Policy, temperature: float) -> None:
+    rows = [*draw_rows(), Tokens((), (5, 6, 7))]
+    got = logp(policy, padded(rows), temperature)
+    for row, tokens in zip(got, rows, strict=True):
+        wanted = full(policy, tokens, temperature)
+        close(row[: len(wanted)], wanted, 1e-5)
+        assert (row[len(wanted) :] == 0).all()
+
+
+def layouts(rows: Sequence[Tokens]) -> list[Layout]:
+    return [
+        padded(rows, fill=0),
+        padded(rows, fill=268),
+        padded([*rows, Tokens((1,) * 40, (2,) * 20)]),
+        packed(rows, capacity=24, fill=9),
+        packed(rows, capacity=100),
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-6)])
+def test_no_layout_changes_it(tiny: Path, dtype: str, tolerance: float) -> None:
+    """In float64 Llama still rounds: its norms compute in float32."""
+    policy, rows = load_policy(tiny, Loading(dtype=dtype)), draw_rows()
+    wanted = logp(policy, padded(rows))
+    assert wanted.dtype == getattr(torch, dtype)
+    for layout in layouts(rows):
+        close(logp(policy, layout)[: len(rows), : wanted.shape[1]], wanted, tolerance)
+    order = [3, 1, 6, 0, 2, 5, 4]
+    mixed = logp(policy, padded([rows[i] for i in order]))
+    close(mixed, wanted[order][:, : mixed.shape[1]], tolerance)
+
+
+# What each does to its logits, made strong enough to be seen.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "qwen2": {},
+    "mistral": {"sliding_window": 4},
+    "gemma2": {"final_logit_softcapping": 0.7, "sliding_window": 4},
+    "granite": {"logits_scaling": 3.0},
+    "cohere": {"logit_scale": 0.25},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_with_their_own_logits(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(tiny_folder(tmp_path / "m", name, **FAMILIES[name]))
+    rows = draw_rows(1)
+    got = logp(policy, padded(rows))
+    for row, tokens in zip(got, rows, strict=True):
+        wanted = full(policy, tokens)
+        close(row[: len(wanted)], wanted, 2e-5)
+    # Rows longer than the context of 64, which learnt positions must survive.
+    close(logp(policy, packed(rows * 2, capacity=100))[:7], got, 2e-5)
+    if len(FAMILIES[name]) and name != "mistral":
+        plain = lambda self, hidden: self.core.get_output_embeddings()(hidden)  # noqa: E731
+        monkeypatch.setattr(Policy, "logits", plain)
+        with pytest.raises(ValueError, match="changes its logits in a way this version does not"):
+            load_policy(tmp_path / "m")
+
+
+def test_in_double_precision_layouts_agree_to_1e9(tmp_path: Path) -> None:
+    policy = load_policy(tiny_folder(tmp_path / "m", "gpt2"), Loading(dtype="float64"))
+    rows = draw_rows(2)
+    wanted = logp(policy, padded(rows))
+    for layout in layouts(rows):
+        if layout.ids_RC.shape[1] <= 64:
+            close(logp(policy, layout)[: len(rows), : wanted.shape[1]], wanted, 1e-9)
+
+
+def gradients(policy: Policy, layout: Layout) -> tuple[Tensor, list[Tensor]]:
+    policy.zero_grad()
+    out = logp(policy, layout, 1.3)
+    (out * torch.arange(out.numel()).view_as(out)).sum().backward()
+    return out, [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+
+def test_slices_of_the_head_change_nothing_and_bound_the_logits(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, layout = load_policy(tiny, Loading(dtype="float64")), padded(draw_rows())
+    whole, slopes = gradients(policy, layout)
+    sizes: list[tuple[int, ...]] = []
+    head = policy.core.get_output_embeddings()
+    head.register_forward_hook(lambda *call: sizes.append(tuple(call[2].shape)))
+    monkeypatch.setattr(module, "CHUNK", 3)
+    with torch.no_grad():
+        close(logp(policy, layout, 1.3), whole, 1e-12)
+    # Only scored tokens reach the head, three at a time; never (B, T, V).
+    assert max(rows for rows, _ in sizes) == 3
+    assert sum(rows for rows, _ in sizes) == layout.scored
+    sliced, more = gradients(policy, layout)
+    close(sliced, whole, 1e-12)
+    assert len(more) == len(slopes) > 10
+    for one, other in zip(more, slopes, strict=True):
+        close(one, other, 1e-9)
+
+
+def test_flash_attention_gets_packed_rows_in_one(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers sees restarting positions with flash attention only in a batch of one."""
+    rows = draw_rows()
+    layout, wanted = packed(rows, capacity=24), logp(policy, padded(rows))
+    shapes: list[tuple[int, ...]] = []
+    policy.core.base_model.register_forward_pre_hook(
+        lambda _, __, options: shapes.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    # The kernel is not there on a CPU: a name that reads as its name and looks up another.
+    name = type("Name", (str,), {"__str__": lambda self: "flash_attention_2"})
+    monkeypatch.setattr(policy.core.config, "_attn_implementation_internal", name("sdpa"))
+    close(logp(policy, layout)[:, : wanted.shape[1]], wanted, 1e-5)
+    logp(policy, padded(rows))
+    assert shapes == [(1, layout.ids_RC.numel()), tuple(padded(rows).ids_RC.shape)]
+
+
+def test_padding_that_is_eos_is_no_end(tiny_chat: Path) -> None:
+    policy = load_policy(tiny_chat)
+    eos = policy.tokenizer.eos_token_id
+    assert policy.tokenizer.pad_token_id == eos
+    rows = [Tokens((5, eos, 6), (7, eos)), Tokens((4,), (eos, 5, 6, 7, 8, eos))]
+    got = logp(policy, padded(rows, fill=eos))
+    for row, tokens in zip(got, rows, strict=True):
+        wanted = full(policy, tokens)
+        close(row[: len(wanted)], wanted, 1e-5)
+
+
+def test_whole_responses_in_any_batch(policy: Policy) -> None:
+    rows = draw_rows(3)
+    got = sequence_logps(policy, rows, batch_size=2)
+    assert not got.requires_grad
+    close(got, torch.stack([full(policy, tokens).sum() for tokens in rows]).detach(), 1e-4)
+    close(sequence_logps(policy, rows[::-1], batch_size=5).flip(0), got, 1e-5)
+    assert sequence_logps(policy, []).shape == (0,)
+
+
+def test_dropout_is_off_unless_asked_for(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "m", "gpt2", resid_pdrop=0.4, attn_pdrop=0.4, embd_pdrop=0.4)
+    rows = draw_rows()
+    calm = load_policy(folder)
+    assert calm.training
+    wanted = logp(calm, padded(rows))
+    close(logp(calm, padded(rows)), wanted, 1e-9)
+    wild = load_policy(folder, Loading(disable_dropout=False))
+    assert (logp(wild, padded(rows)) - wanted).abs().max() > 0.01
+    # Whole responses are measured without it, and training goes on with it.
+    close(sequence_logps(wild, rows), wanted.sum(-1).detach(), 1e-5)
+    assert wild.training
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def test_what_a_loaded_policy_knows(policy: Policy, tiny_bos: Path) -> None:
+    assert (policy.version, policy.context) == (0, 160)
+    assert policy.device == torch.device("cpu")
+    assert policy.tokenizer.pad_token_id == 269
+    tokenizer = load_policy(tiny_bos).tokenizer
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+
+
+def saved(folder: Path, change: Callable[[PreTrainedTokenizerFast], None]) -> Path:
+    tokenizer = byte_tokenizer()
+    tiny_network(tokenizer=tokenizer).save_pretrained(folder)
+    change(tokenizer)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_end_and_padding_tokens_are_settled_aloud(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", lambda t: setattr(t, "eos_token", None))
+    with pytest.raises(ValueError, match=r"has no end-of-sequence token.*set eos_token"):
+        load_policy(folder)
+    with pytest.raises(ValueError, match=r"eos_token '<end>' is not in the vocabulary"):
+        load_policy(folder, Loading(eos_token="<end>"))
+    policy = load_policy(folder, Loading(eos_token="!", pad_token="?"))
+    tokenizer = policy.tokenizer
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("!", "?")
+    # Plain `generate` stops there too, and still where the model's makers said.
+    own = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids([END, "!"])
+    assert policy.core.generation_config.eos_token_id == own
+    assert load_tokenizer(folder, Loading(eos_token=END)).pad_token == "<|pad|>"
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no model: expected config\.json"):
+        load_policy(tmp_path)
+    with pytest.raises(ValueError, match=r"no model folder at .*nothing/here/at/all"):
+        load_policy("nothing/here/at/all")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(tiny)
+    assert load_policy(run).context == 160
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for file in tiny.iterdir():
+        if file.suffix == ".json":
+            (pickled / file.name).write_bytes(file.read_bytes())
+    torch.save({}, pickled / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        load_policy(pickled)
+
+
+def test_missing_weights_are_refused_and_tied_ones_are_not_missing(
+    tmp_path: Path, tiny: Path
+) -> None:
+    scorer = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+    scorer.save_pretrained(tmp_path / "scorer")
+    byte_tokenizer().save_pretrained(tmp_path / "scorer")
+    with pytest.raises(ValueError, match=r"no weights for \['lm_head.weight'\]: is it"):
+        load_policy(tmp_path / "scorer")
+    policy = load_policy(tiny_folder(tmp_path / "tied", "qwen2", tie_word_embeddings=True))
+    assert policy.core.lm_head.weight is policy.core.model.embed_tokens.weight
+
+
+def test_settings_become_loading() -> None:
+    config = SampleConfig(
+        model_name_or_path="m",
+        prompts="p",
+        output_file="o.jsonl",
+        dtype="bfloat16",
+        model_revision="v2",
+        use_cpu=True,
+        eos_token="!",
+    )
+    loading = Loading.of(config)
+    assert (loading.dtype, loading.revision, loading.device) == ("bfloat16", "v2", "cpu")
+    assert (loading.eos_token, loading.disable_dropout) == ("!", True)
+    assert loading.options()["dtype"] == torch.bfloat16
+    assert loading.options()["use_safetensors"] is True

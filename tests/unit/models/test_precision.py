@@ -1,0 +1,45 @@
+"""Which matrix multiply a phase may use, and that nothing of it stays behind."""
+
+import pytest
+import torch
+
+from truing.models import precision
+
+
+def test_training_takes_the_fast_kernel_only_where_it_is_accurate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for accurate, wanted in ((True, "medium"), (False, "highest")):
+        monkeypatch.setattr(precision, "medium_is_accurate", lambda found=accurate: found)
+        with precision.training():
+            assert torch.get_float32_matmul_precision() == wanted
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_measurement_notices_lost_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = precision.medium_is_accurate.__wrapped__
+    monkeypatch.setattr(precision, "TOLERANCE", 1.0)
+    assert measure() is True
+    # Eight bits of mantissa, as bfloat16 has them, are an error of about 4e-3.
+    monkeypatch.setattr(precision, "TOLERANCE", 1e-12)
+    assert measure() is False
+
+
+def test_decoding_is_plain_float32_without_gradients() -> None:
+    torch.set_float32_matmul_precision("high")
+    try:
+        with precision.decoding():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.is_inference_mode_enabled()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_an_error_inside_leaves_nothing_behind() -> None:
+    for phase in (precision.training, precision.decoding):
+        with pytest.raises(KeyError), phase():
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.is_grad_enabled()

@@ -1,0 +1,1 @@
+"""Feedback: samples to be judged, and the judgements of them."""

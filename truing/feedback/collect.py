@@ -1,0 +1,107 @@
+"""Gathering what is to be judged, and the first judge: `truing sample` and `truing compare`."""
+
+from itertools import combinations
+from pathlib import Path
+
+from truing import console
+from truing.data.batch import Encoder
+from truing.data.formats import load, save
+from truing.data.schema import Comparison, Demonstration, Prompt, Provenance, Text
+from truing.generation.engine import Sampling
+from truing.generation.sample import complete
+from truing.models.model import Loading, load_policy
+from truing.rewards import load_reward, score
+from truing.settings import CompareConfig, SampleConfig
+
+
+def sample(config: SampleConfig) -> Path:
+    """Write completions: a jsonl row of ``prompt`` and ``completion`` for each sample."""
+    rows = load(config.prompts, Prompt)
+    chosen = rows.rows[: config.num_prompts]
+    prompts = [p.prompt for p in chosen]
+    policy = load_policy(config.model_name_or_path, Loading.of(config))
+    encoder = Encoder(policy.tokenizer, template=config.chat_template)
+    sampling = Sampling(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_completion_length=config.max_completion_length,
+        seed=config.seed,
+    )
+    done = complete(
+        policy,
+        encoder,
+        prompts,
+        sampling,
+        keys=[p.key for p in chosen],
+        samples=config.num_generations,
+        batch_size=config.generation_batch_size,
+    )
+    out = [
+        Demonstration(
+            prompt,
+            encoder.decode(trajectory.response_ids),
+            Provenance(
+                source="model",
+                author=str(config.model_name_or_path),
+                extra={"sample": trajectory.sample, "finish_reason": trajectory.finish},
+            ),
+        )
+        for prompt, group in zip(prompts, done, strict=True)
+        for trajectory in group
+    ]
+    save(out, config.output_file)
+    cut = sum(t.finish == "length" for group in done for t in group)
+    console.table(
+        "Samples",
+        {
+            "prompts": len(prompts),
+            "completions": len(out),
+            "unfinished (cut at max_completion_length)": cut,
+            "file": config.output_file,
+        },
+    )
+    return Path(config.output_file)
+
+
+def compare(config: CompareConfig) -> Path:
+    """Write comparisons of samples of the same prompt, ordered by a reward."""
+    rows = load(config.samples, Demonstration)
+    reward = load_reward(config.reward, Loading.of(config))
+    scores = score(
+        reward, [d.prompt for d in rows.rows], [_string(d.completion) for d in rows.rows]
+    )
+    groups: dict[Text, list[tuple[float, str]]] = {}
+    for demonstration, value in zip(rows.rows, scores, strict=True):
+        pair = (value, _string(demonstration.completion))
+        groups.setdefault(demonstration.prompt, []).append(pair)
+    out: list[Comparison] = []
+    equal = 0
+    for prompt, group in groups.items():
+        best = sorted(group, key=lambda pair: -pair[0])
+        chosen = [(best[0], best[-1])] if config.pairs == "best_worst" else combinations(best, 2)
+        for (high, better), (low, worse) in chosen:
+            if high == low or better == worse:
+                equal += 1
+                continue
+            who = Provenance(source="verifier", author=config.reward, extra={"scores": [high, low]})
+            out.append(Comparison(prompt, better, worse, provenance=who))
+    if not out:
+        raise ValueError(
+            f"the reward {config.reward} tells no two completions of a prompt in {config.samples} "
+            "apart: sample more per prompt (num_generations), or judge by something finer"
+        )
+    save(out, config.output_file)
+    console.table(
+        "Comparisons",
+        {
+            "prompts": len(groups),
+            "comparisons": len(out),
+            "left out, equal scores or texts": equal,
+            "file": config.output_file,
+        },
+    )
+    return Path(config.output_file)
+
+
+def _string(text: Text) -> str:
+    return text if isinstance(text, str) else text[-1].content
