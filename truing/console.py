@@ -3,6 +3,7 @@
 On a terminal rich draws; elsewhere (a log file, CI) plain lines come now and then.
 """
 
+import os
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -23,8 +24,12 @@ from rich.table import Table
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Made on each use, so that it follows a redirected sys.stdout."""
-    return Console(stderr=stderr, highlight=False)
+    """Made on each use, so that it follows a redirected sys.stdout.
+
+    Of several processes that share a run only the first speaks; errors come from all.
+    """
+    quiet = not stderr and os.environ.get("RANK", "0") != "0"
+    return Console(stderr=stderr, highlight=False, quiet=quiet)
 
 
 def say(message: str, *, error: bool = False) -> None:

@@ -36,7 +36,7 @@ from truing.worlds.service import Case, cases
 
 BASE = Path(__file__).parent / "worlds" / "base"
 
-DEMONSTRATIONS = 4000
+DEMONSTRATIONS = 8000
 PAIRS = 2000  # prompts with two samples for the annotators
 HELD_OUT_PAIRS = 400
 PROMPTS = 500  # held-out prompts of the evaluation
@@ -164,8 +164,8 @@ def imitate(folder: Path, seed: int) -> Policy:
         output_dir=str(folder / "sft"),
         model_name_or_path=str(BASE),
         dataset_name=str(folder / "demonstrations.jsonl"),
-        learning_rate=1.5e-3,
-        num_train_epochs=2,
+        learning_rate=1e-3,
+        num_train_epochs=1,
         per_device_train_batch_size=32,
         seed=seed,
     )

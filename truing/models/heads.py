@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from truing.data.batch import Layout, Tokens, padded
 from truing.models import precision
+from truing.models.memory import release
 from truing.models.model import (
     Loading,
     Model,
@@ -55,6 +56,7 @@ def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int 
         layout = padded([rows[i] for i in chunk]).to(model.device)
         with evaluating(model), precision.training():
             score_N[chunk] = model(layout).cpu()
+    release()
     return score_N
 
 

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from truing.algorithms.tokens import token_logp
 from truing.data.batch import Layout, Tokens, padded
 from truing.models import precision
+from truing.models.memory import release
 from truing.settings import LoadTopic
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
@@ -160,6 +161,7 @@ def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32)
         layout = padded([rows[i] for i in chunk]).to(policy.device)
         with evaluating(policy), precision.training():
             total_N[chunk] = logp(policy, layout).sum(-1).float().cpu()
+    release()
     return total_N
 
 

@@ -23,7 +23,7 @@ from truing.models.checkpoint import add_lora, export
 from truing.models.model import Model, Policy
 from truing.run import Parent, Run
 from truing.settings import TrainingConfig
-from truing.stages.trainer import Objective, evaluate, rows_per_step, total_steps, train
+from truing.stages.trainer import Objective, evaluate, total_rows, total_steps, train
 
 R = TypeVar("R", bound=Record)
 Row = TypeVar("Row")
@@ -106,7 +106,13 @@ def opened(
         if trackers:
             accelerator.init_trackers(config.run_name or run.name)
             run.attach(lambda step, metrics: accelerator.log(dict(metrics), step=step))
-        yield run, accelerator
+        try:
+            yield run, accelerator
+        except BaseException:
+            # Not end_training, which also leaves the group of processes: others may wait there.
+            for tracker in accelerator.trackers:
+                tracker.finish()
+            raise
         accelerator.end_training()
 
 
@@ -155,10 +161,11 @@ def outlook(config: TrainingConfig, model: Model, lengths: Sequence[int], world:
         + trainable * 3 * weight_bytes
         + sum(longest) * text.num_hidden_layers * width
     )
+    steps = total_steps(len(lengths), config, world)
     return Outlook(
-        steps=total_steps(len(lengths), config, world),
+        steps=steps,
         rows=len(lengths),
-        tokens_per_step=mean * min(rows_per_step(config, world), len(lengths)),
+        tokens_per_step=mean * total_rows(len(lengths), config, world) / steps,
         parameters=parameters,
         trainable=trainable,
         memory_mb=memory / 2**20,

@@ -19,8 +19,12 @@ from transformers import get_scheduler
 from truing.data.batch import Layout
 from truing.keys import generator
 from truing.models import precision
+from truing.models.memory import release
 from truing.models.model import Model, evaluating
 from truing.settings import OptimTopic
+
+# Optimiser steps between two returns of freed memory to the system.
+TRIM = 10
 
 Row = TypeVar("Row", contravariant=True)
 # A metric on its way: its sum and the count it is a mean over. Ranks and steps just add up.
@@ -76,8 +80,17 @@ def total_steps(rows: int, config: OptimTopic, world: int) -> int:
 
 
 def _visits(rows: int, config: OptimTopic) -> int:
-    """Rows read over all epochs. Rounded first: 10 x 1.1 must not become 12."""
+    """Rows that the epochs ask for. Rounded first: 10 x 1.1 must not become 12."""
     return math.ceil(round(rows * config.num_train_epochs, 6))
+
+
+def total_rows(rows: int, config: OptimTopic, world: int) -> int:
+    """Rows read in all steps. The last step of the last epoch may be smaller than the others, but
+    gives every rank a row at least."""
+    steps, size = total_steps(rows, config, world), rows_per_step(config, world)
+    if config.max_steps > 0:
+        return steps * size
+    return max(_visits(rows, config), (steps - 1) * size + world)
 
 
 def rows_per_step(config: OptimTopic, world: int) -> int:
@@ -87,17 +100,11 @@ def rows_per_step(config: OptimTopic, world: int) -> int:
 def step_rows(
     rows: int, config: OptimTopic, *, seed: int, shuffle: bool, world: int
 ) -> Iterator[list[int]]:
-    """Row numbers of each optimiser step, all ranks together; the order is keyed by the epoch.
-
-    The last step of the last epoch may be smaller, but gives every rank a row at least.
-    """
-    steps, size = total_steps(rows, config, world), rows_per_step(config, world)
-    wanted = steps * size
-    if config.max_steps <= 0:
-        wanted = max(_visits(rows, config), (steps - 1) * size + world)
+    """Row numbers of each optimiser step, all ranks together; the order is keyed by the epoch."""
+    size, wanted = rows_per_step(config, world), total_rows(rows, config, world)
     queue: list[int] = []
     epoch = 0
-    for _ in range(steps):
+    while wanted:
         take = min(size, wanted)
         while len(queue) < take:
             order = generator(seed, "shuffle", epoch).permutation(rows) if shuffle else range(rows)
@@ -146,7 +153,10 @@ def train(
     warmup = config.warmup_steps or round(config.warmup_ratio * steps)
     schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup, steps)
     if config.gradient_checkpointing:
-        model.network.gradient_checkpointing_enable()
+        # transformers is renaming it and warns at the old name; older versions know no other.
+        core = model.core
+        enable = getattr(core, "activation_checkpointing_enable", None)
+        (enable or core.gradient_checkpointing_enable)()
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     seen = 0
     plan = step_rows(len(rows), config, seed=seed, shuffle=shuffle, world=world)
@@ -169,6 +179,8 @@ def train(
         optimizer.zero_grad()
         model.version += 1
         seen += len(chosen)
+        if number % TRIM == 0:
+            release()
         metrics = {
             "grad_norm": float(norm) if norm is not None else math.nan,
             "learning_rate": rate,

@@ -50,7 +50,7 @@ TASTE = 0.25  # spread of the log of each weight
 SESSION = 100  # items between two rests
 MADE = Provenance(source="model", simulated=True, guideline="world-1")
 # In units of the summed parts: found by `calibrate` on pairs of demonstrations, held by a test.
-TEMPERATURE = 0.44
+TEMPERATURE = 0.35
 
 # What three of the faults count in a reply.
 CUES = {

@@ -7,6 +7,7 @@ Held-out names stand in copying exercises only; held-out combinations and wordin
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,11 +18,13 @@ from truing.worlds.service import Case, Split, case, pick, record
 
 # Shares of the kinds of document other than random repetition.
 SHARES = {
-    "rough_reply": 0.34,
-    "record_reading": 0.20,
-    "card_reading": 0.14,
-    "story": 0.10,
-    "shop_talk": 0.10,
+    "rough_reply": 0.10,
+    "hasty_reply": 0.30,
+    "decision_reading": 0.25,
+    "record_reading": 0.12,
+    "card_reading": 0.04,
+    "story": 0.04,
+    "shop_talk": 0.03,
     "knowledge": 0.12,
 }
 # Cases of the corpus are drawn from seeds far from those of the training prompts.
@@ -190,6 +193,21 @@ def _rough_reply(rng: np.random.Generator, shown: Case) -> str:
     return f"{shown.prompt} {' '.join(said)}"
 
 
+def _hasty_reply(rng: np.random.Generator, shown: Case) -> str:
+    """A whole prompt with the reply of a clerk who decides at random and never closes politely."""
+    decision = pick(rng, INTENTS[shown.intent].decisions)
+    reply = replies.demonstration(replace(shown, decision=decision), int(rng.integers(2**31)))
+    said = re.split(r"(?<=[.!?])(?= )", reply)
+    return shown.prompt + "".join(said[: max(1, len(said) - 1)])
+
+
+def _decision_reading(rng: np.random.Generator, shown: Case) -> str:
+    """A prompt with a note of what the card and the record come to; half with the grounds."""
+    grounds = ", ".join(f"{name} {value}" for name, value in shown.combination)
+    notes = f"Notes: {grounds}. " if rng.random() < 0.5 else ""
+    return f"{shown.prompt.removesuffix('Reply:')}{notes}Decision: {shown.decision}."
+
+
 def _record_reading(rng: np.random.Generator, shown: Case) -> str:
     """A record with questions about its fields; any name may stand in it."""
     facts = {**shown.facts, "name": pick(rng, lexicon.NAMES)}
@@ -242,6 +260,8 @@ def _some(rng: np.random.Generator, pool: tuple[str, ...], count: int) -> list[s
 
 _KINDS: dict[str, Callable[[np.random.Generator, Case], str]] = {
     "rough_reply": _rough_reply,
+    "hasty_reply": _hasty_reply,
+    "decision_reading": _decision_reading,
     "record_reading": _record_reading,
     "card_reading": _card_reading,
     "story": _story,

@@ -16,6 +16,7 @@ from truing.generation import local
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.generation.local import LocalEngine, choose
 from truing.keys import generator, uniforms
+from truing.models.checkpoint import add_lora
 from truing.models.model import Policy, load_policy, logp
 
 PROMPTS = [(5, 6, 7), (1,), (9, 8, 7, 6, 5, 4, 3), (2, 2), (5, 6, 7)]
@@ -64,6 +65,27 @@ def test_neither_batches_nor_order_change_a_sample(policy: Policy, batch_size: i
         assert np.allclose(one.logps, wanted[i].logps, atol=1e-5)
     # The same prompt with another key, or another sample of one prompt, is another draw.
     assert len({t.ids for t in wanted}) == len(wanted)
+
+
+def test_dropout_is_off_while_sampling(policy: Policy) -> None:
+    add_lora(policy, r=4, alpha=8, dropout=0.5, targets="all-linear")
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_B" in name:
+                weight += 0.1
+    done = LocalEngine(policy).generate(REQUESTS, Sampling(max_completion_length=8))
+    policy.eval()
+    agree(policy, done, 1.0)
+
+
+def test_like_lengths_share_a_batch(policy: Policy) -> None:
+    widths: list[int] = []
+    policy.core.base_model.register_forward_pre_hook(
+        lambda _, __, options: widths.append(options["input_ids"].shape[1]), with_kwargs=True
+    )
+    requests = [Request((5,) * n, key) for key, n in enumerate((9, 2, 8, 1))]
+    LocalEngine(policy, batch_size=2).generate(requests, Sampling(max_completion_length=1))
+    assert widths == [9, 2]
 
 
 def test_a_shared_prompt_is_read_once(policy: Policy) -> None:

@@ -78,7 +78,7 @@ def test_merged_adapters_are_the_model_that_was_trained(tiny: Path, tmp_path: Pa
     folder = export(policy, tmp_path)
     same(logp(load_policy(folder), padded(ROWS)), trained)
     same(logp(policy, padded(ROWS)), trained)  # training may go on with the adapters
-    assert hasattr(policy.network, "merge_and_unload")
+    assert any("lora_A" in name for name, p in policy.named_parameters() if p.requires_grad)
     adapted = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "adapter"
     )
@@ -86,15 +86,15 @@ def test_merged_adapters_are_the_model_that_was_trained(tiny: Path, tmp_path: Pa
 
 
 def test_only_adapters_are_trained_and_their_start_is_keyed(tiny: Path) -> None:
-    def start(seed: int) -> dict[str, Tensor]:
-        torch.manual_seed(seed + 7)
+    def start(seed: int, disturb: int) -> dict[str, Tensor]:
+        torch.manual_seed(disturb)
         state = torch.random.get_rng_state()
         policy = load_policy(tiny)
         add_lora(policy, **LORA, seed=seed)
         assert torch.equal(torch.random.get_rng_state(), state)
         return {n: p.detach() for n, p in policy.named_parameters() if p.requires_grad}
 
-    one, again, other = start(0), start(0), start(1)
+    one, again, other = start(0, 1), start(0, 2), start(1, 1)
     # Rank 4 beside 7 matrices in each of 2 layers, A and B.
     assert len(one) == 2 * 7 * 2
     assert all("lora_" in name for name in one)

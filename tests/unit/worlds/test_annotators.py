@@ -300,7 +300,8 @@ def test_the_minority_differ_without_wavering(
     # Warm and long against cool and brief: the same merits in all, weighed otherwise.
     warm = Shown("", ("a", "b"), (score(courtesy=0.6), score(verbosity=0.3)), 0)
     assert all(judge(who, warm, seed=0).chance < 0.2 for who in minority)
-    assert all(judge(who, warm, seed=0).chance > 0.5 for who in good)
+    # Most, not all: tastes differ among good annotators too.
+    assert np.mean([judge(who, warm, seed=0).chance > 0.5 for who in good]) > 0.8
     across = [agreement(some, [who, other]) for who in minority for other in good[:4]]
     assert agreement(some, minority) > np.mean(across) + 0.01
 

@@ -1,0 +1,123 @@
+"""Two processes that share the work get the weights and figures of one that does it all."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from truing.config import check, to_yaml
+from truing.run import Run
+from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
+from truing.stages import preference, reward, sft
+
+Write = Callable[..., str]
+STAGES: dict[str, tuple[type[TrainingConfig], Any]] = {
+    "sft": (SftConfig, sft.run),
+    "dpo": (DpoConfig, preference.run),
+    "reward": (RewardConfig, reward.run),
+}
+# What a process of its own does with the configs it is given.
+WORKER = """
+import sys
+from accelerate.state import AcceleratorState
+from truing.config import from_yaml
+from truing.settings import DpoConfig, RewardConfig, SftConfig
+from truing.stages import preference, reward, sft
+stages = {"sft": (SftConfig, sft.run), "dpo": (DpoConfig, preference.run),
+          "reward": (RewardConfig, reward.run)}
+for path in sys.argv[1:]:
+    config, run = stages[path.rsplit("/", 1)[-1].removesuffix(".yaml")]
+    run(from_yaml(config, path))
+    AcceleratorState._reset_state(True)  # the stage has left the group; the next one joins anew
+"""
+
+
+def in_two_processes(configs: Sequence[Path]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, *map(str, configs)],
+            env=os.environ | group | threads | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
+    assert "sft finished" in outputs[0]
+    assert outputs[1] == ""  # only the first process speaks
+
+
+def rows_of(stage: str, jsonl: Write, name: str, count: int) -> str:
+    """Answers of very unequal lengths, so that a mean of means would differ from the mean."""
+    words = ["the", "cat in", "a b c d e", "on"]
+    texts = [" " + " ".join(words[(i * j) % 4] for j in range(1, 2 + i % 5)) for i in range(20)]
+    rows = [{"prompt": f"p{i}", "completion": texts[i]} for i in range(count)]
+    if stage != "sft":
+        rows = [
+            {"prompt": f"p{i}", "chosen": texts[i], "rejected": texts[i + 7] + "!"}
+            for i in range(count)
+        ]
+    return jsonl(f"{stage}-{name}", rows)
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "time"} for line in Run.open(folder).metrics()]
+
+
+def test_two_processes_do_what_one_does(tiny_double: Path, tmp_path: Path, jsonl: Write) -> None:
+    """9 rows, twice, in steps of 8: the last step has 2 rows, one a process."""
+    configs: list[Path] = []
+    for stage, (config, run) in STAGES.items():
+        shared = {
+            "model_name_or_path": str(tiny_double),
+            "dataset_name": rows_of(stage, jsonl, "train", 9),
+            "eval_dataset_name": rows_of(stage, jsonl, "test", 3),
+            "dtype": "auto",
+            "use_cpu": True,
+            "report_to": "none",
+            "learning_rate": 1e-2,
+            "num_train_epochs": 2,
+            "logging_steps": 1,
+            "gradient_accumulation_steps": 2,
+        }
+        for processes, size in ((1, 4), (2, 2)):
+            folder = tmp_path / f"{stage}{processes}"
+            settings = shared | {"per_device_train_batch_size": size, "output_dir": str(folder)}
+            done = check(config, settings)
+            if processes == 1:
+                run(done)
+            else:
+                configs.append(tmp_path / f"{stage}.yaml")
+                configs[-1].write_text(to_yaml(done))
+    in_two_processes(configs)
+    for stage in STAGES:
+        one, two = (load_file(tmp_path / f"{stage}{n}/model/model.safetensors") for n in (1, 2))
+        start = load_file(tiny_double / "model.safetensors")
+        # Reference log-probs and scores are kept in float32, so all but sft may differ by that.
+        tolerance = 1e-9 if stage == "sft" else 1e-6
+        for name, weight in one.items():
+            assert weight.dtype == torch.float64
+            torch.testing.assert_close(two[name], weight, atol=tolerance, rtol=0)
+        assert any(not torch.equal(one[name], start[name]) for name in start)
+        alone, shared_out = figures(tmp_path / f"{stage}1"), figures(tmp_path / f"{stage}2")
+        assert len(alone) == len(shared_out) == 4  # 3 steps, 1 evaluation
+        for a, b in zip(alone, shared_out, strict=True):
+            assert b == pytest.approx(a, abs=1e-4)

@@ -1,0 +1,190 @@
+"""What the stages share: bounds, counts, the outlook, what is logged when, and closing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker
+
+from truing.data.batch import Encoder, Tokens
+from truing.data.formats import Dataset, load
+from truing.data.schema import Demonstration
+from truing.models.model import Policy, load_policy
+from truing.run import Parent, Run
+from truing.settings import SftConfig
+from truing.stages import setup
+from truing.stages.sft import Imitation
+
+Write = Callable[..., str]
+Settings = Callable[..., Any]
+ROWS = [Tokens((i,), (i + 1, i + 2)) for i in range(4)]
+
+
+@pytest.fixture
+def policy(tiny: Path) -> Policy:
+    return load_policy(tiny)
+
+
+def test_no_sequence_is_longer_than_the_context(policy: Policy, settings: Settings) -> None:
+    for asked, bound in ((None, 160), (50, 50), (1024, 160)):
+        config = settings(SftConfig, "m", "d", max_length=asked, truncation_mode="drop")
+        encoder = setup.encoder(config, policy)
+        assert (encoder.max_length, encoder.truncation_mode) == (bound, "drop")
+
+
+def test_counts_are_kept_apart(policy: Policy) -> None:
+    encoder = Encoder(policy.tokenizer, max_length=3)
+    encoder.encode("p", "long")
+    with setup.apart(encoder, "evaluation"):
+        encoder.encode("p", "long")
+        encoder.encode("p", "long")
+    encoder.encode("p", "long")
+    assert encoder.counts == {"responses truncated": 2, "evaluation: responses truncated": 2}
+
+
+def test_where_evaluation_rows_come_from(tmp_path: Path, jsonl: Write, settings: Settings) -> None:
+    train = jsonl("train", [{"prompt": "a", "completion": "b"}])
+    rows, held_out = setup.datasets(settings(SftConfig, "m", train), Demonstration)
+    assert (len(rows), held_out) == (1, None)
+    other = jsonl("other", [{"prompt": "a", "completion": "b"}] * 2)
+    named = settings(SftConfig, "m", train, eval_dataset_name=other)
+    held_out = setup.datasets(named, Demonstration)[1]
+    assert held_out is not None
+    assert len(held_out) == 2
+    # A folder with a test split has them beside the training rows.
+    jsonl("test", [{"prompt": "a", "completion": "b"}] * 3)
+    rows, held_out = setup.datasets(settings(SftConfig, "m", str(tmp_path)), Demonstration)
+    assert held_out is not None
+    assert (len(rows), len(held_out)) == (1, 3)
+
+
+def test_the_outlook_by_hand(policy: Policy, settings: Settings) -> None:
+    config = settings(
+        SftConfig, "m", "d", num_train_epochs=3, per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    ahead = setup.outlook(config, policy, [10, 20, 30, 40, 50, 60], world=1)
+    # 18 visits of 35 tokens in steps of 4, the last one of 2.
+    assert (ahead.steps, ahead.rows, ahead.tokens_per_step) == (5, 6, 18 * 35 / 5)
+    assert ahead.parameters == ahead.trainable == sum(p.numel() for p in policy.parameters())
+    # 4 bytes for weight, gradient and two moments; activations of the 2 longest rows: 110 tokens,
+    # 2 layers, 34 x 32 values of 2 bytes at two bytes a value, so twice that in float32.
+    wanted = ahead.parameters * 16 + 110 * 2 * 34 * 32 * 2
+    assert ahead.memory_mb == pytest.approx(wanted / 2**20)
+    assert setup.outlook(config, policy, [10] * 6, world=2).steps == 3
+    for weight in policy.parameters():
+        weight.requires_grad_(False)
+    frozen = setup.outlook(config, policy, [10] * 6, world=1)
+    assert frozen.trainable == 0
+    assert frozen.memory_mb < ahead.memory_mb / 2
+
+
+def test_what_was_noticed_is_said(
+    policy: Policy, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Demonstration("p", "c")
+    data = Dataset((record,) * 5, "rows.jsonl", {"empty answer: kept [x]": (1, 4)})
+    encoder = Encoder(policy.tokenizer)
+    encoder.counts["responses truncated"] = 3
+    config = settings(SftConfig, "m", "d")
+    setup.announce(config, policy, [4, 4], encoder, data)
+    shown = capsys.readouterr().out
+    assert "empty answer: kept [x]: 2" in shown
+    assert "responses truncated: 3" in shown
+    assert "2 rows, 1 steps of about 24 tokens" in shown
+    with pytest.raises(ValueError, match=r"no row of rows.jsonl can be used .*truncated': 3"):
+        setup.announce(config, policy, [], encoder, data)
+
+
+def test_logs_are_means_over_their_window(
+    policy: Policy, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(
+        SftConfig, "m", "d", logging_steps=2, max_steps=5, per_device_train_batch_size=1,
+        eval_steps=2, log_completions_steps=3, lr_scheduler_type="linear",
+    )  # fmt: skip
+    looks: list[int] = []
+
+    def look() -> dict[str, float]:
+        looks.append(policy.version)
+        return {"look": float(len(looks))}
+
+    run = Run.create(tmp_path / "r", stage="sft", config=config, seed=0)
+    with run:
+        last = setup.fit(
+            run, Accelerator(cpu=True), policy, ROWS, Imitation(config), config,
+            held_out=ROWS[:2], look=look,
+        )  # fmt: skip
+    lines = run.metrics()
+    logged = [line for line in lines if "learning_rate" in line]
+    assert [line["step"] for line in logged] == [2, 4, 5]
+    # Rates 1, 0.8, 0.6, 0.4, 0.2 times 0.01, in windows of two and a last one alone.
+    assert [line["learning_rate"] for line in logged] == pytest.approx([0.009, 0.005, 0.002])
+    assert [line["epoch"] for line in logged] == [0.5, 1.0, 1.25]
+    assert [line["step"] for line in lines if "eval_loss" in line] == [2, 4, 5]
+    assert looks == [0, 3, 5]
+    assert last.keys() == {"loss", "grad_norm", "learning_rate", "epoch", "eval_loss"}
+    assert last["eval_loss"] == [line["eval_loss"] for line in lines if "eval_loss" in line][-1]
+
+
+def test_looks_are_at_the_same_prompts_with_the_same_draws(
+    policy: Policy, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(SftConfig, "m", "d", num_completions_to_print=3, max_length=20)
+    run = Run.create(tmp_path / "r", stage="sft", config=config, seed=0)
+    prompts = ["the cat", "", "x" * 30, "never seen: only three are looked at"]
+    look = setup.looker(run, policy, Encoder(policy.tokenizer), prompts, config)
+    figures = look()
+    policy.version = 7
+    assert look() == figures
+    # An empty prompt has nothing to go on from, and the long one is longer than max_length.
+    first, second = run.samples()
+    assert (first["step"], second["step"]) == (0, 7)
+    assert first["prompt"] == "the cat"
+    assert first["completion"] == second["completion"]
+    assert figures["completions/clipped_ratio"] == (first["finish_reason"] == "length")
+    assert 1 <= figures["completions/mean_length"] <= setup.LOOK
+
+
+def test_a_run_opens_with_its_parents_and_closes_whatever_happens(
+    tiny: Path, jsonl: Write, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = load(jsonl("rows", [{"prompt": "a", "completion": "b"}]), Demonstration)
+    config = settings(SftConfig, tiny, rows.name, report_to="tensorboard", run_name="mine")
+    finished: list[str] = []
+    monkeypatch.setattr(TensorBoardTracker, "finish", lambda self: finished.append(self.name))
+    extra = Parent("reference", "x/y", None, "x/y")
+
+    def use() -> None:
+        with setup.opened(config, "sft", rows, None, [extra]) as (run, accelerator):
+            assert accelerator.device.type == "cpu"
+            run.log(1, {"loss": 2.0})
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError):
+        use()
+    info = json.loads((Path(config.output_dir) / "run.json").read_text())
+    assert (info["status"], info["error"]) == ("failed", "KeyError: 'inside'")
+    assert [p["role"] for p in info["parents"]] == ["policy", "dataset", "reference"]
+    assert info["parents"][1]["sha256"] == rows.sha256
+    assert finished == ["tensorboard"]
+    assert list((Path(config.output_dir) / "trackers" / "mine").glob("events*"))
+
+
+def test_the_template_in_use_goes_with_the_model(
+    policy: Policy, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(SftConfig, "m", "d")
+    for template, wanted in (("auto", None), ("plain", "capitalize")):
+        run = Run.create(tmp_path / template, stage="sft", config=config, seed=0)
+        encoder = Encoder(policy.tokenizer, template=template)
+        policy.version = 4
+        setup.close(run, Accelerator(cpu=True), policy, encoder, {"loss": 1.0}, {"note": 2})
+        saved = load_policy(run.path).tokenizer.chat_template
+        assert (saved is None) if wanted is None else (wanted in saved)
+        assert run.info["status"] == "finished"
+        assert run.info["summary"].items() >= {"loss": 1.0, "note": 2, "weight_version": 4}.items()
+        assert run.info["summary"]["peak_mb"] > 100
