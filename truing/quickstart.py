@@ -37,7 +37,7 @@ from truing.worlds.service import Case, cases
 BASE = Path(__file__).parent / "worlds" / "base"
 
 DEMONSTRATIONS = 8000
-PAIRS = 2000  # prompts with two samples for the annotators
+PAIRS = 3000  # prompts with two samples for the annotators
 HELD_OUT_PAIRS = 400
 PROMPTS = 500  # held-out prompts of the evaluation
 BEST_OF = 8
@@ -247,7 +247,7 @@ def learn_reward(folder: Path, seed: int) -> ModelReward:
         dataset_name=str(folder / "comparisons.jsonl"),
         eval_dataset_name=str(folder / "comparisons_held_out.jsonl"),
         learning_rate=3e-4,
-        num_train_epochs=2,
+        num_train_epochs=1,
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         seed=seed,
@@ -262,9 +262,9 @@ def align(folder: Path, seed: int, start: Policy, scorer: ModelReward) -> Policy
         output_dir=str(folder / "dpo"),
         model_name_or_path=str(folder / "sft"),
         dataset_name=str(folder / "comparisons.jsonl"),
-        learning_rate=3e-4,
+        learning_rate=1.5e-4,
         beta=0.1,
-        num_train_epochs=2,
+        num_train_epochs=1,
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         log_completions_steps=20,

@@ -209,10 +209,10 @@ def load_policy(source: Path | str, loading: Loading | None = None) -> Policy:
     loading = loading or Loading()
     place = resolve(source)
     tokenizer = load_tokenizer(place, loading)
-    network: Any
-    network, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         place, output_loading_info=True, **loading.options()
     )
+    network, report = loaded
     refuse_missing(source, report["missing_keys"])
     network.to(loading.device)
     prepare(network, loading)

@@ -46,8 +46,12 @@ class Imitation:
 
 def encode_rows(dataset: Dataset[Demonstration], encoder: Encoder) -> list[Tokens]:
     """Token rows; those left out are counted in ``encoder.counts``."""
-    rows = (encoder.encode(d.prompt, d.completion) for d in dataset.rows)
-    return [row for row in rows if row is not None and row.length > 1]
+    encoded = (encoder.encode(d.prompt, d.completion) for d in dataset.rows)
+    rows = [row for row in encoded if row is not None]
+    kept = [row for row in rows if row.length > 1]
+    if len(kept) < len(rows):  # nothing predicts the first token of all
+        encoder.counts["rows of a single token, left out"] += len(rows) - len(kept)
+    return kept
 
 
 def run(config: SftConfig) -> Run | None:

@@ -17,6 +17,7 @@ from truing.run import Parent
 from truing.settings import DpoConfig
 from truing.stages import preference
 from truing.stages.preference import RECIPES, Pair, Preference, encode_pairs, with_reference
+from truing.stages.trainer import Batch
 
 Write = Callable[..., str]
 Settings = Callable[..., Any]
@@ -110,6 +111,16 @@ def test_the_loss_by_hand(tiny: Path) -> None:
     )
 
 
+def test_a_tie_is_no_success(tiny: Path) -> None:
+    policy, objective = load_policy(tiny), Preference(RECIPES["sigmoid"], 0.5)
+    batch = objective.collate([Pair(Tokens((1, 2), (3,)), Tokens((1, 2), (4, 5)))])
+    own = logp(policy, batch.layout).sum(-1).detach()
+    tie = Batch(batch.layout, {"reference": own})
+    loss, stats = objective.loss(policy, tie, {"pairs": torch.tensor(1.0)})
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
+    assert [float(x) for x in stats["rewards/accuracies"]] == [0.0, 1.0]
+
+
 def test_pairs_that_are_left_out_are_counted(tiny: Path, jsonl: Write) -> None:
     rows = [
         {"prompt": "p", "chosen": "abcdef", "rejected": "abcxyz"},
@@ -162,6 +173,18 @@ def test_another_reference_is_a_parent_and_moves_the_start(
     (line,) = run.metrics()
     assert abs(line["rewards/chosen"]) > 0.01
     assert line["loss"] != pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_the_revision_is_the_policys_own(
+    tiny: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, seen = load_policy(tiny), []
+    monkeypatch.setattr(
+        preference, "load_policy", lambda name, loading: seen.append(loading) or policy
+    )
+    config = settings(DpoConfig, tiny, "d", ref_model_name_or_path=str(tiny), model_revision="v2")
+    preference.reference_policy(config, policy)
+    assert [loading.revision for loading in seen] == [None]
 
 
 def test_a_reference_with_another_tokenizer_is_refused(

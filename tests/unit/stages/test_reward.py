@@ -204,6 +204,15 @@ def test_rankings_become_pairs(tiny: Path, jsonl: Write) -> None:
     }
 
 
+def test_a_response_that_is_left_out_takes_its_pairs_along(tiny: Path, jsonl: Write) -> None:
+    ranking = {"prompt": "p", "completions": ["much too long", "a", "b"], "ranks": [0, 1, 2]}
+    encoder = Encoder(load_policy(tiny).tokenizer, max_length=4, truncation_mode="drop")
+    (row,) = encode_rankings(load(jsonl("rows", [ranking]), Ranking), encoder)
+    assert [encoder.decode(t.response) for t in row.responses] == ["a", "b"]
+    assert row.pairs == ((0, 1),)
+    assert encoder.counts == {"responses too long, left out": 1}
+
+
 def test_margins_of_pairs_and_of_rankings(tiny: Path, jsonl: Write) -> None:
     encoder = Encoder(load_policy(tiny).tokenizer)
     pair = {"prompt": "p", "chosen": "a", "rejected": "b"}

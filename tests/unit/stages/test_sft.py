@@ -199,6 +199,13 @@ def test_plain_text_is_learnt_from_its_second_token(
     assert [s["prompt"] for s in run.samples()] == [""] * 4
 
 
+def test_a_text_of_one_token_is_left_out_and_counted(tiny: Path, jsonl: Write) -> None:
+    encoder = Encoder(load_policy(tiny).tokenizer)
+    data = load(jsonl("texts", [{"text": "<|end|>"}, {"text": "a"}]), Demonstration)
+    assert len(sft.encode_rows(data, encoder)) == 1
+    assert encoder.counts == {"rows of a single token, left out": 1}
+
+
 def test_the_prompt_is_learnt_only_where_asked_for(
     tiny: Path, jsonl: Write, settings: Settings
 ) -> None:
