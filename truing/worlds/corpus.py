@@ -1,4 +1,7 @@
-"""Raw text for the base model: the world's language, with no good service reply shown in it.
+"""Raw text for the base model: the world's language, but no service reply as it should be.
+
+Replies in it are rough, or those of a clerk who decides at random and never closes politely; what
+the policy decides stands in notes, not in replies.
 
 Copying a word from the prompt is what a small model learns last, so beside the documents there are
 exercises in which nothing else pays: random words to be said again.

@@ -44,7 +44,7 @@ def test_held_out_wordings_and_combinations_stand_nowhere() -> None:
     # other documents a card never meets a record.
     for document in DOCUMENTS:
         if "Policy: " in document and "Order: " in document:
-            assert document.count("\nReply: ") == 1
+            assert len(re.findall(r"\n(Reply: |Decision: |Notes: )", document)) == 1
     assert not {*DOCUMENTS} & {shown.prompt for shown in cases(500, seed=0, split="heldout")}
 
 
@@ -71,6 +71,9 @@ def test_the_vocabulary_is_small_and_complete() -> None:
     for shown in (*cases(1500, seed=4, split="train"), *cases(1500, seed=4, split="heldout")):
         texts += [shown.prompt, best_reply(shown), demonstration(shown, 1)]
     # Words at the start of a sentence may be the capitalised forms of listed words.
+    # The notes under a prompt name what decides by the world's own keys.
+    grounds = {pair for shown in cases(1500, seed=4, split="train") for pair in shown.combination}
+    words = (*words, "Notes", "Decision", *re.findall(r"[A-Za-z]+", str(grounds)))
     known = set(words) | {word.capitalize() for word in words} | {word.lower() for word in words}
     assert {word for text in texts for word in re.findall(r"[A-Za-z']+", text)} <= known
 
@@ -83,14 +86,16 @@ def test_rough_replies_are_far_below_demonstrations() -> None:
         if found:
             totals.append(gold(prompts[prompt + found], reply).total)
     assert len(totals) > 500
-    assert -3 < statistics.mean(totals) < -1.5
-    assert max(totals) < 0
+    assert -3 < statistics.mean(totals) < -1.2
+    # Who decides at random is right now and then, but never closes as one should.
+    assert max(totals) < 1
+    assert statistics.mean(total > 0.5 for total in totals) < 0.1
 
 
 def test_documents_are_plain_and_of_moderate_size() -> None:
     sizes = sorted(len(document.split()) for document in DOCUMENTS)
     assert sizes[0] >= 10
-    assert sizes[-1] <= 130
+    assert sizes[-1] <= 140
     assert all(document.isascii() and not re.search(r"\d", document) for document in DOCUMENTS)
 
 
