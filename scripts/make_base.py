@@ -72,8 +72,8 @@ def make_raw_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--warm-steps", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--warm-steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1700)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--target", type=Path, default=TARGET)
     options = parser.parse_args()
