@@ -153,7 +153,7 @@ def describe(
 
 
 def imitate(folder: Path, seed: int) -> Policy:
-    """SFT on demonstrations, about a third of them faulty."""
+    """SFT on demonstrations, about two in five of them faulty."""
     rows = [
         Demonstration(case.prompt, demonstration(case, seed), SIMULATED)
         for case in cases(DEMONSTRATIONS, seed=seed, split="train")
@@ -327,11 +327,13 @@ def curves(folder: Path) -> list[Curve]:
 
 
 def other_seeds(folder: Path, config: QuickstartConfig) -> list[SeedRun]:
-    """Runs of other seeds beside this one (folders whose names begin alike), none left out."""
+    """Runs of other seeds beside this one (folders whose names begin alike), none left out but
+    the negative controls."""
     found: list[SeedRun] = []
     for file in sorted(folder.parent.glob(f"{folder.name.split('-')[0]}*/summary.json")):
         figures = json.loads(file.read_text(encoding="utf-8"))
-        if figures["seed"] != config.seed and config.labels == "panel":
+        control = figures["setup"]["labels"] in ("shuffled", "flipped")
+        if figures["seed"] != config.seed and config.labels == "panel" and not control:
             found.append(SeedRun.read(figures))
     return found
 

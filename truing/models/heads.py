@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from truing.data.batch import Layout, Tokens, padded
-from truing.models import precision
-from truing.models.memory import release
+from truing.data.batch import Layout, Tokens
 from truing.models.model import (
     Loading,
     Model,
-    evaluating,
     load_tokenizer,
+    measure,
     prepare,
     refuse_missing,
     resolve,
@@ -49,15 +47,7 @@ class RewardModel(Model):
 
 def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
     """Scores (N,) of whole sequences, on the CPU, in the order of ``rows``; no gradients."""
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
-    score_N = torch.zeros(len(rows))
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        layout = padded([rows[i] for i in chunk]).to(model.device)
-        with evaluating(model), precision.training():
-            score_N[chunk] = model(layout).cpu()
-    release()
-    return score_N
+    return measure(model, rows, batch_size, model)
 
 
 def load_reward_model(

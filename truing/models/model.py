@@ -4,7 +4,7 @@ Padding, packing and attention masks hide behind the `Layout`; the [B, T, V] log
 only the hidden states that predict a scored token reach the output head, a slice at a time.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -152,17 +152,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(before)
 
 
-def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
-    """Log-probs (N,) of whole responses, on the CPU, in the order of ``rows``; no gradients."""
+def measure(
+    model: Model, rows: Sequence[Tokens], batch_size: int, figure: Callable[[Layout], Tensor]
+) -> Tensor:
+    """``figure`` (B,) of every row (N,), on the CPU, in the order of ``rows``; no gradients."""
     order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
-    total_N = torch.zeros(len(rows))
+    figure_N = torch.zeros(len(rows))
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        layout = padded([rows[i] for i in chunk]).to(policy.device)
-        with evaluating(policy), precision.training():
-            total_N[chunk] = logp(policy, layout).sum(-1).float().cpu()
+        layout = padded([rows[i] for i in chunk]).to(model.device)
+        with evaluating(model), precision.training():
+            figure_N[chunk] = figure(layout).float().cpu()
     release()
-    return total_N
+    return figure_N
+
+
+def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
+    """Log-probs (N,) of whole responses, on the CPU, in the order of ``rows``; no gradients."""
+    return measure(policy, rows, batch_size, lambda layout: logp(policy, layout).sum(-1))
 
 
 def load_tokenizer(source: Path | str, loading: Loading) -> PreTrainedTokenizerBase:
