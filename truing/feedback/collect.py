@@ -10,7 +10,7 @@ from truing.data.schema import Comparison, Demonstration, Prompt, Provenance, Te
 from truing.generation.engine import Sampling
 from truing.generation.sample import complete
 from truing.models.model import Loading, load_policy
-from truing.rewards import load_reward, score
+from truing.rewards import ModelReward, load_reward, score
 from truing.settings import CompareConfig, SampleConfig
 
 
@@ -74,6 +74,7 @@ def compare(config: CompareConfig) -> Path:
     for demonstration, value in zip(rows.rows, scores, strict=True):
         pair = (value, _string(demonstration.completion))
         groups.setdefault(demonstration.prompt, []).append(pair)
+    source = "ai" if isinstance(reward, ModelReward) else "verifier"
     out: list[Comparison] = []
     equal = 0
     for prompt, group in groups.items():
@@ -83,7 +84,7 @@ def compare(config: CompareConfig) -> Path:
             if high == low or better == worse:
                 equal += 1
                 continue
-            who = Provenance(source="verifier", author=config.reward, extra={"scores": [high, low]})
+            who = Provenance(source=source, author=config.reward, extra={"scores": [high, low]})
             out.append(Comparison(prompt, better, worse, provenance=who))
     if not out:
         raise ValueError(

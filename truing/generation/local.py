@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.keys import uniforms
 from truing.models import precision
+from truing.models.memory import release
 from truing.models.model import Policy, evaluating
 
 # Positions added to the cache whenever it is full.
@@ -100,6 +101,7 @@ class LocalEngine:
                 chunk = order[start : start + self.batch_size]
                 batch = [requests[i] for i in chunk]
                 done.update(zip(chunk, self._batch(batch, sampling), strict=True))
+                release()
         return [done[i] for i in range(len(requests))]
 
     def _batch(self, requests: list[Request], sampling: Sampling) -> list[Trajectory]:

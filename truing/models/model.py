@@ -4,6 +4,7 @@ Padding, packing and attention masks hide behind the `Layout`; the [B, T, V] log
 only the hidden states that predict a scored token reach the output head, a slice at a time.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -24,6 +25,9 @@ from truing.settings import LoadTopic
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
 CHUNK = 1024
+# Columns of a row and scored tokens are rounded up to multiples of these. CPU kernels are made, and
+# kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
+COLUMNS, SCORED = 16, 128
 
 logging.disable_progress_bar()
 
@@ -91,12 +95,28 @@ class Model(nn.Module):
         No attention mask: filling stands on the right, where causal attention never looks, and
         transformers keeps packed sequences apart by their restarting positions.
         """
-        ids, positions = layout.ids_RC, layout.positions_RC
+        rows, columns = layout.ids_RC.shape
         if layout.packed and "flash" in str(self.core.config._attn_implementation):
             # With flash attention it looks for restarts in a batch of one row only.
-            ids, positions = ids.view(1, -1), positions.view(1, -1)
+            ids, positions = layout.ids_RC.view(1, -1), layout.positions_RC.view(1, -1)
+        else:
+            ids, positions = self._widened(layout)
         output = self.core.base_model(input_ids=ids, position_ids=positions, use_cache=False)
-        return output.last_hidden_state.view(*layout.ids_RC.shape, -1)
+        hidden = output.last_hidden_state
+        return hidden.view(rows, -1, hidden.shape[-1])[:, :columns]
+
+    def _widened(self, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Ids and positions, filled on the right up to a multiple of `COLUMNS`, as the layout's
+        own rows are; never beyond the context."""
+        ids, positions = layout.ids_RC, layout.positions_RC
+        more = -ids.shape[1] % COLUMNS
+        if layout.packed:
+            beyond = torch.zeros(more, dtype=torch.long, device=ids.device)
+        else:
+            more = max(0, min(more, (self.context or sys.maxsize) - ids.shape[1]))
+            beyond = torch.arange(more, device=ids.device) + ids.shape[1]
+        filled = beyond.expand(len(ids), -1)
+        return nn.functional.pad(ids, (0, more)), torch.cat([positions, filled], 1)
 
 
 class Policy(Model):
@@ -106,8 +126,11 @@ class Policy(Model):
         """Log-probs (B, T) of the scored tokens at ``temperature``; zero where the mask is."""
         hidden_RCH = self.hidden(layout)
         mask_BT = layout.mask_BT
-        hidden_NH = hidden_RCH[layout.row_BT[mask_BT], layout.column_BT[mask_BT]]
-        target_N = layout.target_BT[mask_BT]
+        row_N, column_N, target_N = (
+            _rounded_up(grid_BT[mask_BT])
+            for grid_BT in (layout.row_BT, layout.column_BT, layout.target_BT)
+        )
+        hidden_NH = hidden_RCH[row_N, column_N]
         pieces: list[Tensor] = []
         for start in range(0, len(target_N), CHUNK):
             part = hidden_NH[start : start + CHUNK], target_N[start : start + CHUNK]
@@ -117,7 +140,7 @@ class Policy(Model):
             else:
                 piece = self._head(*part, temperature)
             pieces.append(cast(Tensor, piece))
-        logp_N = torch.cat(pieces) if pieces else hidden_NH.new_zeros(0)
+        logp_N = torch.cat(pieces)[: int(mask_BT.sum())] if pieces else hidden_NH.new_zeros(0)
         return logp_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, logp_N)
 
     def _head(self, hidden_NH: Tensor, target_N: Tensor, temperature: float) -> Tensor:
@@ -132,6 +155,11 @@ class Policy(Model):
         logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _rounded_up(index_N: Tensor) -> Tensor:
+    """The indices, with zeros behind them up to a multiple of `SCORED`."""
+    return nn.functional.pad(index_N, (0, -len(index_N) % SCORED))
 
 
 def logp(model: nn.Module, layout: Layout, temperature: float = 1.0) -> Tensor:

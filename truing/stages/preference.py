@@ -94,6 +94,8 @@ def encode_pairs(dataset: Dataset[Comparison], encoder: Encoder) -> list[Pair]:
         if chosen == rejected:
             encoder.counts["pairs equal after truncation, left out"] += 1
             continue
+        if row.margin is not None:
+            encoder.counts["margins, which this loss does not use"] += 1
         pairs.append(Pair(chosen, rejected))
     return pairs
 

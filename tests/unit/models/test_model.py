@@ -139,14 +139,40 @@ def test_slices_of_the_head_change_nothing_and_bound_the_logits(
     monkeypatch.setattr(module, "CHUNK", 3)
     with torch.no_grad():
         close(logp(policy, layout, 1.3), whole, 1e-12)
-    # Only scored tokens reach the head, three at a time; never (B, T, V).
+    # Only scored tokens (rounded up) reach the head, three at a time; never (B, T, V).
     assert max(rows for rows, _ in sizes) == 3
-    assert sum(rows for rows, _ in sizes) == layout.scored
+    assert sum(rows for rows, _ in sizes) == -(-layout.scored // module.SCORED) * module.SCORED
     sliced, more = gradients(policy, layout)
     close(sliced, whole, 1e-12)
     assert len(more) == len(slopes) > 10
     for one, other in zip(more, slopes, strict=True):
         close(one, other, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_rounding_shapes_up_changes_nothing_and_keeps_to_the_context(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(tiny_folder(tmp_path, name), Loading(dtype="float64"))
+    assert policy.context is not None
+    rows = draw_rows()
+    long = Tokens((5,) * (policy.context - 9), tuple(range(20, 29)))
+    seen: list[int] = []
+    policy.core.base_model.register_forward_pre_hook(
+        lambda _, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    for layout in (padded(rows), packed(rows, capacity=25), padded([*rows, long])):
+        monkeypatch.setattr(module, "COLUMNS", 7)
+        monkeypatch.setattr(module, "SCORED", 5)
+        rounded, slopes = gradients(policy, layout)
+        assert seen[-1] % 7 == 0 or seen[-1] == policy.context
+        monkeypatch.setattr(module, "COLUMNS", 1)
+        monkeypatch.setattr(module, "SCORED", 1)
+        plain, others = gradients(policy, layout)
+        assert seen[-1] == layout.ids_RC.shape[1]
+        close(rounded, plain, 1e-12)
+        for one, other in zip(slopes, others, strict=True):
+            close(one, other, 1e-9)
 
 
 def test_flash_attention_gets_packed_rows_in_one(
@@ -164,7 +190,8 @@ def test_flash_attention_gets_packed_rows_in_one(
     monkeypatch.setattr(policy.core.config, "_attn_implementation_internal", name("sdpa"))
     close(logp(policy, layout)[:, : wanted.shape[1]], wanted, 1e-5)
     logp(policy, padded(rows))
-    assert shapes == [(1, layout.ids_RC.numel()), tuple(padded(rows).ids_RC.shape)]
+    width = padded(rows).ids_RC.shape[1]
+    assert shapes == [(1, layout.ids_RC.numel()), (len(rows), width + -width % module.COLUMNS)]
 
 
 def test_padding_that_is_eos_is_no_end(tiny_chat: Path) -> None:
