@@ -1,13 +1,13 @@
 """Texts to token ids, and token ids to one `Layout` that every model call understands.
 
 Two steps. An `Encoder` turns a prompt and a response into a `Tokens` (ids, and which of them are
-scored). `padded` or `packed` place many `Tokens` into the rows of a model's input. What a model
-returns for a layout is per *sequence* (B, T), so nothing above this file knows about rows.
+scored). `padded`, `packed` or `shared` place many `Tokens` into the rows of a model's input. What a
+model returns for a layout is per *sequence* (B, T), so nothing above this file knows about rows.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -190,7 +190,8 @@ class Layout:
     """Token sequences placed into the rows of a model's input (R rows, C columns).
 
     ids, positions, documents, segments (R, C): token, its position in its own document, the
-    sequence it belongs to (-1 for filling), and 0 for prompt, 1 for response.
+    (first) sequence of that document (-1 for filling), and 0 for prompt, 1 for response; the
+    responses to a shared prompt count on, and a token sees its prompt and its own response.
     row, column, target, mask (B, T): for the t-th scored token of sequence b, the cell whose hidden
     state predicts it, its id, and whether it exists. last (B, 2): each sequence's final cell.
     """
@@ -204,19 +205,16 @@ class Layout:
     target_BT: Tensor
     mask_BT: Tensor
     last_B2: Tensor
+    kind: Literal["padded", "packed", "shared"] = "padded"
 
     def to(self, device: torch.device | str) -> "Layout":
-        return Layout(**{name: value.to(device) for name, value in vars(self).items()})
+        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
     @property
     def scored(self) -> int:
         """Number of scored tokens."""
         return int(self.mask_BT.sum())
-
-    @property
-    def packed(self) -> bool:
-        """Whether some row holds more than one document."""
-        return int((self.positions_RC == 0).sum()) > len(self.positions_RC)
 
 
 def padded(sequences: Sequence[Tokens], *, score_prompt: bool = False, fill: int = 0) -> Layout:
@@ -248,28 +246,57 @@ def packed(
     return _place(sequences, rows, score_prompt, fill)
 
 
+def shared(sequences: Sequence[Tokens], *, fill: int = 0) -> Layout:
+    """Neighbours with the same prompt share a row, in which the prompt stands once.
+
+    The model needs a mask then: see `truing.models.model.Model.place`.
+    """
+    rows: list[list[int]] = []
+    for i, tokens in enumerate(sequences):
+        if rows and tokens.prompt and tokens.prompt == sequences[rows[-1][0]].prompt:
+            rows[-1].append(i)
+        else:
+            rows.append([i])
+    return _place(sequences, rows, False, fill, share=True)
+
+
 def _place(
-    sequences: Sequence[Tokens], rows: list[list[int]], score_prompt: bool, fill: int
+    sequences: Sequence[Tokens],
+    rows: list[list[int]],
+    score_prompt: bool,
+    fill: int,
+    *,
+    share: bool = False,
 ) -> Layout:
     if any(s.length == 0 for s in sequences):
         raise ValueError("a sequence of no tokens cannot be placed")
-    width = max(sum(sequences[i].length for i in row) for row in rows)
+    # A prompt in front of a response: once in a shared row, else always.
+    opened = {i: not share or i == row[0] for row in rows for i in row}
+    sizes = [s.length if opened[i] else len(s.response) for i, s in enumerate(sequences)]
+    width = max(sum(sizes[i] for i in row) for row in rows)
     cells = torch.zeros(4, len(rows), width, dtype=torch.long)
     cells[0], cells[2] = fill, -1
     alone = all(len(row) == 1 for row in rows)
-    scored: dict[int, tuple[int, int, list[int]]] = {}
+    # Of each sequence the scored ids, and the cells in front of them, which predict them.
+    scored: dict[int, tuple[int, list[int], list[int]]] = {}
     last = torch.zeros(len(sequences), 2, dtype=torch.long)
     for r, row in enumerate(rows):
         c = 0
-        for i in row:
-            tokens = sequences[i]
-            ids, n = [*tokens.prompt, *tokens.response], tokens.length
-            # The first token of a document has nothing that predicts it.
-            first = max(1, 0 if score_prompt else len(tokens.prompt))
+        for order, i in enumerate(row):
+            (prompt, response), n = sequences[i], sizes[i]
+            ids, begin = [*prompt, *response], sequences[i].length - n
             cells[:, r, c : c + n] = torch.tensor(
-                [ids, list(range(n)), [i] * n, [int(t >= len(tokens.prompt)) for t in range(n)]]
+                [
+                    ids[begin:],
+                    list(range(begin, begin + n)),
+                    [row[0] if share else i] * n,
+                    [(1 + order * share) * (t >= len(prompt)) for t in range(begin, begin + n)],
+                ]
             )
-            scored[i] = (r, c + first - 1, ids[first:])
+            # The first token of a document has nothing that predicts it.
+            first = max(1, 0 if score_prompt else len(prompt))
+            before = [t - 1 if t - 1 < begin else c + t - 1 - begin for t in range(first, len(ids))]
+            scored[i] = (r, before, ids[first:])
             last[i] = torch.tensor([r, c + n - 1])
             c += n
         # Filled cells continue the count where each sequence has a row: no mask is needed then.
@@ -277,11 +304,10 @@ def _place(
         cells[1, r, c:] = torch.arange(c, width) if alone else 0
     longest = max(1, max(len(ids) for _, _, ids in scored.values()))
     grid = torch.zeros(4, len(sequences), longest, dtype=torch.long)
-    for i, (r, c, ids) in scored.items():
+    for i, (r, before, ids) in scored.items():
         n = len(ids)
-        grid[:, i, :n] = torch.tensor([[r] * n, list(range(c, c + n)), ids, [1] * n])
+        grid[:, i, :n] = torch.tensor([[r] * n, before, ids, [1] * n])
     row_BT, column_BT, target_BT, mask_BT = grid
     ids, positions, documents, segments = cells
-    return Layout(
-        ids, positions, documents, segments, row_BT, column_BT, target_BT, mask_BT.bool(), last
-    )
+    places = (ids, positions, documents, segments, row_BT, column_BT, target_BT, mask_BT.bool())
+    return Layout(*places, last, "padded" if alone else "shared" if share else "packed")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from truing.algorithms.tokens import token_logp
-from truing.data.batch import Layout, Tokens, padded
+from truing.data.batch import Layout, Tokens, padded, shared
 from truing.models import precision
 from truing.models.memory import release
 from truing.settings import LoadTopic
@@ -92,31 +93,72 @@ class Model(nn.Module):
     def hidden(self, layout: Layout) -> Tensor:
         """Final hidden states (R, C, H) of a layout's cells.
 
-        No attention mask: filling stands on the right, where causal attention never looks, and
-        transformers keeps packed sequences apart by their restarting positions.
+        A mask for shared prompts only: filling stands on the right, where causal attention never
+        looks, and transformers keeps packed sequences apart by their restarting positions.
         """
         rows, columns = layout.ids_RC.shape
-        if layout.packed and "flash" in str(self.core.config._attn_implementation):
+        if layout.kind == "packed" and "flash" in self._attention:
             # With flash attention it looks for restarts in a batch of one row only.
-            ids, positions = layout.ids_RC.view(1, -1), layout.positions_RC.view(1, -1)
+            flat = {"input_ids": layout.ids_RC, "position_ids": layout.positions_RC}
+            inputs = {name: cells.view(1, -1) for name, cells in flat.items()}
         else:
-            ids, positions = self._widened(layout)
-        output = self.core.base_model(input_ids=ids, position_ids=positions, use_cache=False)
-        hidden = output.last_hidden_state
+            inputs = self._widened(layout)
+        hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
         return hidden.view(rows, -1, hidden.shape[-1])[:, :columns]
 
-    def _widened(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Ids and positions, filled on the right up to a multiple of `COLUMNS`, as the layout's
-        own rows are; never beyond the context."""
+    def _widened(self, layout: Layout) -> dict[str, Tensor]:
+        """A layout's cells as inputs, filled on the right, as its own rows are, up to a multiple
+        of `COLUMNS`; never beyond the context."""
         ids, positions = layout.ids_RC, layout.positions_RC
         more = -ids.shape[1] % COLUMNS
-        if layout.packed:
-            beyond = torch.zeros(more, dtype=torch.long, device=ids.device)
-        else:
+        if layout.kind == "padded":
             more = max(0, min(more, (self.context or sys.maxsize) - ids.shape[1]))
             beyond = torch.arange(more, device=ids.device) + ids.shape[1]
-        filled = beyond.expand(len(ids), -1)
-        return nn.functional.pad(ids, (0, more)), torch.cat([positions, filled], 1)
+        else:
+            beyond = torch.zeros(more, dtype=torch.long, device=ids.device)
+        filled = torch.cat([positions, beyond.expand(len(ids), -1)], 1)
+        inputs = {"input_ids": nn.functional.pad(ids, (0, more)), "position_ids": filled}
+        if layout.kind == "shared":
+            documents = nn.functional.pad(layout.documents_RC, (0, more), value=-1)
+            seen_RCC = sight(documents, nn.functional.pad(layout.segments_RC, (0, more)))
+            mask_RCC = torch.zeros_like(seen_RCC, dtype=self.network.dtype)
+            mask_RCC.masked_fill_(~seen_RCC, torch.finfo(mask_RCC.dtype).min)
+            inputs["attention_mask"] = mask_RCC.unsqueeze(1)
+        return inputs
+
+    @property
+    def _attention(self) -> str:
+        return str(self.core.config._attn_implementation)
+
+    def place(self, sequences: Sequence[Tokens]) -> Layout:
+        """The layout for responses of which neighbours answer the same prompt: the prompt is read
+        once where the model can, else for each of them."""
+        return shared(sequences) if self.shares_prompts else padded(sequences)
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether responses can share the row of their prompt: tried out, once, on six tokens."""
+        config = self.core.config.get_text_config()
+        windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+        if self._attention not in ("eager", "sdpa") or windows:
+            return False
+        if getattr(config, "sliding_window", None):
+            return False
+        rows = [Tokens((1, 2, 3), (4, 5)), Tokens((1, 2, 3), (6,))]
+        with evaluating(self):
+            one, other = (
+                self.hidden(layout.to(self.device))[tuple(layout.last_B2.T)]
+                for layout in (shared(rows), padded(rows))
+            )
+        return torch.allclose(one.float(), other.float(), atol=1e-2, rtol=1e-2)
+
+
+def sight(documents_RC: Tensor, segments_RC: Tensor) -> Tensor:
+    """Which cells (last axis) each cell may look at: itself and those before it in the document, of
+    the prompt or of its own response. No cell is without any: filling sees filling."""
+    alike_RCC = documents_RC[:, :, None] == documents_RC[:, None, :]
+    own_RCC = segments_RC[:, :, None] == segments_RC[:, None, :]
+    return (alike_RCC & (own_RCC | (segments_RC[:, None, :] == 0))).tril()
 
 
 class Policy(Model):
@@ -184,11 +226,12 @@ def measure(
     model: Model, rows: Sequence[Tokens], batch_size: int, figure: Callable[[Layout], Tensor]
 ) -> Tensor:
     """``figure`` (B,) of every row (N,), on the CPU, in the order of ``rows``; no gradients."""
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
+    # Like lengths share a batch, responses to one prompt lie together.
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), rows[i].prompt))
     figure_N = torch.zeros(len(rows))
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        layout = padded([rows[i] for i in chunk]).to(model.device)
+        layout = model.place([rows[i] for i in chunk]).to(model.device)
         with evaluating(model), precision.training():
             figure_N[chunk] = figure(layout).float().cpu()
     release()

@@ -21,7 +21,7 @@ from truing.models.model import Loading, Policy, load_policy, logp, sequence_log
 from truing.run import Parent, Run
 from truing.settings import DpoConfig
 from truing.stages import setup
-from truing.stages.trainer import Batch, Sums, stat
+from truing.stages.trainer import Batch, Place, Sums, stat
 
 
 class Recipe(NamedTuple):
@@ -47,38 +47,37 @@ class Pair(NamedTuple):
 
 
 class Preference:
-    """A recipe's loss, averaged over all pairs of the optimiser step."""
+    """A recipe's loss, averaged over all pairs of the optimiser step; ``place`` lays them out."""
 
-    def __init__(self, recipe: Recipe, beta: float) -> None:
-        self.recipe, self.beta = recipe, beta
+    def __init__(self, recipe: Recipe, beta: float, place: Place = padded) -> None:
+        self.recipe, self.beta, self.place = recipe, beta, place
 
     def length(self, row: Pair) -> int:
         return max(row.chosen.length, row.rejected.length)
 
     def collate(self, rows: Sequence[Pair]) -> Batch:
-        layout = padded([*(r.chosen for r in rows), *(r.rejected for r in rows)])
-        reference = torch.tensor([*(r.ref_chosen for r in rows), *(r.ref_rejected for r in rows)])
+        layout = self.place([tokens for row in rows for tokens in row[:2]])
+        reference = torch.tensor([[row.ref_chosen, row.ref_rejected] for row in rows])
         return Batch(layout, {"reference": reference})
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        return {"pairs": len(batch.extra["reference"]) / 2}
+        return {"pairs": len(batch.extra["reference"])}
 
     def loss(
         self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Sums]:
-        logp_2N = logp(model, batch.layout).sum(-1)
-        chosen_N, rejected_N = (logp_2N - batch.extra["reference"]).chunk(2)
+        logp_N2 = logp(model, batch.layout).sum(-1).view(-1, 2)
+        chosen_N, rejected_N = (logp_N2 - batch.extra["reference"]).unbind(-1)
         loss_N = self.recipe.loss(chosen_N, rejected_N, beta=self.beta)
         margin_N = self.beta * (chosen_N - rejected_N).detach()
-        logps = logp_2N.detach().chunk(2)
         # A tie of implicit rewards is no success: at the start, policy equals reference, it is 0.
         stats = {
             "rewards/chosen": stat(self.beta * chosen_N),
             "rewards/rejected": stat(self.beta * rejected_N),
             "rewards/margins": stat(margin_N),
             "rewards/accuracies": stat((margin_N > 0).float()),
-            "logps/chosen": stat(logps[0]),
-            "logps/rejected": stat(logps[1]),
+            "logps/chosen": stat(logp_N2[:, 0]),
+            "logps/rejected": stat(logp_N2[:, 1]),
         }
         return reduce_mean(loss_N, totals["pairs"]), stats
 
@@ -142,7 +141,7 @@ def run(config: DpoConfig, *, watch: Watch | None = None) -> Run | None:
             accelerator,
             policy,
             pairs,
-            Preference(RECIPES[config.loss_type], config.beta),
+            Preference(RECIPES[config.loss_type], config.beta, policy.place),
             config,
             held_out=eval_pairs,
             look=look if watch is None else lambda: watch(policy),

@@ -25,7 +25,7 @@ from truing.models.model import Loading
 from truing.run import Parent, Run
 from truing.settings import RewardConfig
 from truing.stages import setup
-from truing.stages.trainer import Batch, Sums, stat
+from truing.stages.trainer import Batch, Place, Sums, stat
 from truing.stats.ratings import pair_accuracy
 
 # Reference responses read for the shift: the mean is then known to 1 / sqrt(1000) of their spread.
@@ -43,8 +43,8 @@ class Ranked(NamedTuple):
 class Score:
     """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step."""
 
-    def __init__(self, center: float | None) -> None:
-        self.center = center or 0.0
+    def __init__(self, center: float | None, place: Place = padded) -> None:
+        self.center, self.place = center or 0.0, place
 
     def length(self, row: Ranked) -> int:
         return max(tokens.length for tokens in row.responses)
@@ -67,7 +67,7 @@ class Score:
             "weight": torch.tensor(weight),
             "margin": torch.tensor(margin),
         }
-        return Batch(padded(flat), extra)
+        return Batch(self.place(flat), extra)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"rankings": float(batch.extra["weight"].sum())}
@@ -139,7 +139,7 @@ def run(config: RewardConfig) -> Run | None:
             accelerator,
             model,
             rows,
-            Score(config.center_rewards_coefficient),
+            Score(config.center_rewards_coefficient, model.place),
             config,
             held_out=eval_rows,
             look=_looker(run, model, eval_rows or rows, encoder, config),

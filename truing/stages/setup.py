@@ -235,6 +235,7 @@ def fit(
             bar.advance({"loss": step.metrics["loss"]})
             if step.step % config.logging_steps == 0 or step.step == steps:
                 mean = {k: sum(m[k] for m in window) / len(window) for k in window[-1]}
+                mean["learning_rate"] = step.metrics["learning_rate"]
                 last = last | mean | {"epoch": step.epoch}
                 run.log(step.step, mean | {"epoch": step.epoch})
                 window = []

@@ -7,7 +7,7 @@ evaluates, samples, and may close it to stop early.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from truing.data.batch import Layout
+from truing.data.batch import Layout, Tokens
 from truing.keys import generator
 from truing.models import precision
 from truing.models.memory import release
@@ -27,6 +27,8 @@ from truing.settings import OptimTopic
 TRIM = 10
 
 Row = TypeVar("Row", contravariant=True)
+# How an objective's responses become a layout: `Model.place`, for one.
+Place = Callable[[Sequence[Tokens]], Layout]
 # A metric on its way: its sum and the count it is a mean over. Ranks and steps just add up.
 Sums = dict[str, tuple[Tensor, Tensor]]
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from tests.conftest import END, byte_tokenizer, tiny_folder, tiny_network
-from truing.data.batch import Layout, Tokens, packed, padded
+from truing.data.batch import Layout, Tokens, packed, padded, shared
 from truing.keys import generator
 from truing.models import model as module
 from truing.models.model import Loading, Policy, load_policy, load_tokenizer, logp, sequence_logps
@@ -149,6 +149,66 @@ def test_slices_of_the_head_change_nothing_and_bound_the_logits(
         close(one, other, 1e-9)
 
 
+GROUPS = [3, 1, 2]  # responses to each prompt
+
+
+def answers() -> list[Tokens]:
+    """Several responses each to prompts of 1 to 8 tokens, one of them to no prompt."""
+    rows = draw_rows(3, sum(GROUPS))
+    prompts = [rows[g].prompt for g, size in enumerate(GROUPS) for _ in range(size)]
+    placed = [Tokens(p, row.response) for p, row in zip(prompts, rows, strict=True)]
+    return [*placed, Tokens((), (4, 5, 6)), Tokens((), (4, 7))]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2", "granite", "cohere", "phi"])
+def test_a_shared_prompt_changes_nothing(name: str, attention: str, tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "m", name)
+    policy = load_policy(folder, Loading(dtype="float64", attn_implementation=attention))
+    assert policy.shares_prompts
+    rows = answers()
+    layout = policy.place(rows)
+    assert (layout.kind, len(layout.ids_RC)) == ("shared", len(GROUPS) + 2)
+    got, slopes = gradients(policy, layout)
+    wanted, others = gradients(policy, padded(rows))
+    # All but GPT-2 compute norms, rotations or softmax in float32 whatever the weights are.
+    tolerance = 1e-10 if name == "gpt2" else 1e-5
+    close(got, wanted, tolerance)
+    for one, other in zip(slopes, others, strict=True):
+        close(one, other, 100 * tolerance)
+
+
+def test_responses_to_one_prompt_do_not_see_each_other(tiny: Path) -> None:
+    policy = load_policy(tiny, Loading(dtype="float64"))
+    first, second = Tokens((1, 2, 3), (4, 5)), Tokens((1, 2, 3), (6, 7, 8))
+    before = logp(policy, shared([first, second]))
+    after = logp(policy, shared([first._replace(response=(9, 9)), second]))
+    close(after[1], before[1], 1e-12)
+    assert (after[0] - before[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"sliding_window": 4}, {"layer_types": "linear"}])
+def test_a_model_that_cannot_share_reads_each_prompt(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(tiny_folder(tmp_path / "m", "mistral"))
+    kinds = {"layer_types": ["linear_attention"] * 2} if "layer_types" in options else options
+    for key, value in kinds.items():
+        monkeypatch.setattr(policy.core.config, key, value, raising=False)
+    assert not policy.shares_prompts
+    assert policy.place(answers()).kind == "padded"
+
+
+def test_sharing_is_tried_out_before_it_is_used(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that takes the mask and does not heed it must not be given one."""
+    forward = policy.core.base_model.forward
+    deaf = lambda **given: forward(**{**given, "attention_mask": None})  # noqa: E731
+    monkeypatch.setattr(policy.core.base_model, "forward", deaf)
+    assert not policy.shares_prompts
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_rounding_shapes_up_changes_nothing_and_keeps_to_the_context(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +221,8 @@ def test_rounding_shapes_up_changes_nothing_and_keeps_to_the_context(
     policy.core.base_model.register_forward_pre_hook(
         lambda _, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
     )
-    for layout in (padded(rows), packed(rows, capacity=25), padded([*rows, long])):
+    batches = padded(rows), packed(rows, capacity=25), padded([*rows, long]), shared(answers())
+    for layout in batches:
         monkeypatch.setattr(module, "COLUMNS", 7)
         monkeypatch.setattr(module, "SCORED", 5)
         rounded, slopes = gradients(policy, layout)

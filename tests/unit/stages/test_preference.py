@@ -115,7 +115,7 @@ def test_a_tie_is_no_success(tiny: Path) -> None:
     policy, objective = load_policy(tiny), Preference(RECIPES["sigmoid"], 0.5)
     batch = objective.collate([Pair(Tokens((1, 2), (3,)), Tokens((1, 2), (4, 5)))])
     own = logp(policy, batch.layout).sum(-1).detach()
-    tie = Batch(batch.layout, {"reference": own})
+    tie = Batch(batch.layout, {"reference": own.view(-1, 2)})
     loss, stats = objective.loss(policy, tie, {"pairs": torch.tensor(1.0)})
     assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
     assert [float(x) for x in stats["rewards/accuracies"]] == [0.0, 1.0]

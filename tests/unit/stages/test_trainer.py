@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from truing.data.batch import Tokens, padded
+from truing.data.batch import Tokens, padded, shared
 from truing.keys import generator
 from truing.models.checkpoint import add_lora
 from truing.models.heads import load_reward_model
@@ -69,7 +69,9 @@ STAGES: dict[str, tuple[Callable[..., Model], Sequence[Any], Callable[[], Any]]]
     "sft packed": (load_policy, ROWS, lambda: Imitation(settings(packing=True))),
     "sft whole": (load_policy, ROWS, lambda: Imitation(settings(completion_only_loss=False))),
     "dpo": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], 0.3)),
+    "dpo shared": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], 0.3, shared)),
     "reward": (load_reward_model, RANKED, lambda: Score(0.01)),
+    "reward shared": (load_reward_model, RANKED, lambda: Score(0.01, shared)),
 }
 
 
@@ -381,6 +383,6 @@ def test_a_step_learns_what_it_is_shown(tiny: Path) -> None:
 def test_batches_move_whole() -> None:
     batch = Batch(padded(ROWS[:2]), {"x": torch.ones(2)})
     moved = replace(batch).to(torch.device("meta"))
-    assert {t.device.type for t in [*vars(moved.layout).values(), *moved.extra.values()]} == {
-        "meta"
-    }
+    tensors = [t for t in vars(moved.layout).values() if isinstance(t, Tensor)]
+    assert {t.device.type for t in [*tensors, *moved.extra.values()]} == {"meta"}
+    assert moved.layout.kind == "padded"
