@@ -73,13 +73,15 @@ def make_raw_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--warm-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=1700)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--target", type=Path, default=TARGET)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the same sums, in the same order, whatever the machine has
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        make_raw_model(folder / "raw", make_tokenizer(list(base_documents(10_000, SEED))))
+        texts = [read + scored for read, scored in base_documents(10_000, SEED)]
+        make_raw_model(folder / "raw", make_tokenizer(texts))
         write_corpus(folder / "corpus.jsonl", options.warm_steps, options.steps, options.batch)
         config = SftConfig(
             output_dir=str(folder / "run"),
@@ -111,11 +113,9 @@ def write_corpus(file: Path, warm_steps: int, steps: int, batch: int) -> None:
     with open(file, "w", encoding="utf-8") as out:
         for row in range(total):
             copies = generator(SEED, "mix", row).random() < COPYING
-            if row < warm_steps * batch or copies:
-                prompt, completion = next(exercises)
-                line = {"prompt": prompt, "completion": completion}
-            else:
-                line = {"text": next(documents)}
+            source = exercises if row < warm_steps * batch or copies else documents
+            read, scored = next(source)
+            line = {"prompt": read, "completion": scored} if read else {"text": scored}
             out.write(json.dumps(line) + "\n")
 
 

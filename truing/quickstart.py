@@ -143,7 +143,7 @@ def describe(
         seeds=other_seeds(clock.folder, config),
         setup={
             "base model": "1.1 million parameters, packaged",
-            "demonstrations": f"{DEMONSTRATIONS}, of which about two in five have a fault",
+            "demonstrations": f"{DEMONSTRATIONS}, of which about a third have a fault",
             "comparisons": f"{comparisons}, each by one of {people} simulated annotators",
             "labels": {"panel": "as the annotators gave them"}.get(config.labels, config.labels),
         },
@@ -153,7 +153,7 @@ def describe(
 
 
 def imitate(folder: Path, seed: int) -> Policy:
-    """SFT on demonstrations, about two in five of them faulty."""
+    """SFT on demonstrations, about a third of them faulty."""
     rows = [
         Demonstration(case.prompt, demonstration(case, seed), SIMULATED)
         for case in cases(DEMONSTRATIONS, seed=seed, split="train")

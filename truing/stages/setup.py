@@ -137,7 +137,7 @@ class Outlook:
                 "tokens in all": round(self.tokens_per_step * self.steps),
                 "parameters": self.parameters,
                 "trainable parameters": self.trainable,
-                "memory, estimated (MB)": round(self.memory_mb),
+                "memory, estimated (MB)": round(self.memory_mb, 1),
             },
         )
 

@@ -31,20 +31,20 @@ from truing.worlds.wordings import (
 )
 
 # A careless writer commits each fault that can apply with this probability, and at least one.
-CARELESS = 0.44
+CARELESS = 0.36
 FAULT_RATE = {
-    "wrong_decision": 0.15,
-    "wrong_fact": 0.14,
-    "missing_fact": 0.10,
-    "rude": 0.165,
-    "off_voice": 0.17,
-    "conceding": 0.62,
-    "unsafe": 0.62,
-    "refusal": 0.15,
-    "rambling": 0.165,
-    "repetition": 0.15,
-    "no_ending": 0.165,
-    "false_claim": 0.16,
+    "wrong_decision": 0.18,
+    "wrong_fact": 0.17,
+    "missing_fact": 0.12,
+    "rude": 0.20,
+    "off_voice": 0.21,
+    "conceding": 0.76,
+    "unsafe": 0.76,
+    "refusal": 0.18,
+    "rambling": 0.20,
+    "repetition": 0.42,
+    "no_ending": 0.20,
+    "false_claim": 0.20,
 }
 
 

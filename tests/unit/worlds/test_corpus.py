@@ -1,7 +1,8 @@
-"""The base corpus: the world's language, nothing held out but in copying, no good replies."""
+"""The base corpus: the world's language, of what is held out the names alone, no good replies."""
 
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,8 @@ from truing.worlds.policy import INTENTS
 from truing.worlds.replies import best_reply, demonstration
 from truing.worlds.service import case, cases
 
-DOCUMENTS = list(base_documents(4000, 0))
+PARTS = list(base_documents(4000, 0))
+DOCUMENTS = [read + scored for read, scored in PARTS]
 HELD_NAMES = set(lexicon.HELDOUT_NAMES)
 
 
@@ -26,10 +28,18 @@ def test_an_exercise_asks_for_words_that_were_just_read() -> None:
     assert list(copying(3, 0)) != list(copying(3, 1))
 
 
-def test_held_out_names_stand_in_copying_exercises_only() -> None:
-    for document in DOCUMENTS:
-        if HELD_NAMES & set(re.findall(r"\w+", document)):
-            assert document.startswith("Order: Customer:"), document
+def test_every_name_is_met_as_often_as_another() -> None:
+    """What fine-tuning holds out, raw text knows: one name in five."""
+    named = [found[1] for found in (re.search(r"Customer: (\w+)\.", d) for d in DOCUMENTS) if found]
+    assert abs(sum(name in HELD_NAMES for name in named) / len(named) - 0.2) < 0.03
+    assert set(named) == set(lexicon.NAMES)
+
+
+def test_what_is_drawn_at_random_is_read_and_not_scored() -> None:
+    for read, scored in PARTS:
+        assert scored
+        assert not re.search(r"Policy: .*\nOrder: |Order: Customer: ", scored)
+        assert not read or re.search(r"(\nReply:|Message: .*|Paid by: \w+\.)$", read), read
 
 
 def test_held_out_wordings_and_combinations_stand_nowhere() -> None:
@@ -80,16 +90,18 @@ def test_the_vocabulary_is_small_and_complete() -> None:
 
 def test_rough_replies_are_far_below_demonstrations() -> None:
     totals = []
-    prompts = {shown.prompt: shown for shown in (case(1_000_003, i, "train") for i in range(4000))}
-    for document in DOCUMENTS:
-        prompt, found, reply = document.partition("\nReply:")
-        if found:
-            totals.append(gold(prompts[prompt + found], reply).total)
+    for index, (prompt, reply) in enumerate(PARTS):
+        if prompt.endswith("\nReply:"):
+            shown = case(1_000_003, index, "train")
+            name = re.search(r"Customer: (\w+)\.", prompt)
+            assert name
+            named = replace(shown, facts={**shown.facts, "name": name[1]})
+            totals.append(gold(named, reply).total)
     assert len(totals) > 500
-    assert -3 < statistics.mean(totals) < -1.2
-    # Who decides at random is right now and then, but never closes as one should.
-    assert max(totals) < 1
-    assert statistics.mean(total > 0.5 for total in totals) < 0.1
+    assert -3 < statistics.mean(totals) < -0.6
+    # A hasty clerk is right more often than not, but leaves out much and hardly ever closes well.
+    assert max(totals) <= 1
+    assert statistics.mean(total > 0.5 for total in totals) < 0.35
 
 
 def test_documents_are_plain_and_of_moderate_size() -> None:
@@ -100,8 +112,8 @@ def test_documents_are_plain_and_of_moderate_size() -> None:
 
 
 def test_a_document_depends_on_its_number_alone() -> None:
-    assert list(base_documents(10, 0)) == DOCUMENTS[:10]
-    assert list(base_documents(10, 1)) != DOCUMENTS[:10]
+    assert list(base_documents(10, 0)) == PARTS[:10]
+    assert list(base_documents(10, 1)) != PARTS[:10]
 
 
 def test_knowledge_is_taught_and_its_held_out_wordings_are_not() -> None:

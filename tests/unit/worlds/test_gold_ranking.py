@@ -232,5 +232,5 @@ def test_gold_agrees_with_the_ranking(name: str) -> None:
 
 def test_the_first_of_most_rankings_is_near_the_best_possible() -> None:
     firsts = [gold(case, replies[0]).total for case, replies in RANKED.values()]
-    assert min(firsts) > 0.6
+    assert min(firsts) > 0.55
     assert sum(total > 0.8 for total in firsts) >= 10
