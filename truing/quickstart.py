@@ -36,8 +36,8 @@ from truing.worlds.service import Case, cases
 
 BASE = Path(__file__).parent / "worlds" / "base"
 
-DEMONSTRATIONS = 8000
-PAIRS = 3000  # prompts with two samples for the annotators
+DEMONSTRATIONS = 6000
+PAIRS = 4000  # prompts with two samples for the annotators
 HELD_OUT_PAIRS = 400
 PROMPTS = 500  # held-out prompts of the evaluation
 BEST_OF = 8
@@ -164,7 +164,7 @@ def imitate(folder: Path, seed: int) -> Policy:
         output_dir=str(folder / "sft"),
         model_name_or_path=str(BASE),
         dataset_name=str(folder / "demonstrations.jsonl"),
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         num_train_epochs=1,
         per_device_train_batch_size=32,
         seed=seed,
@@ -262,7 +262,7 @@ def align(folder: Path, seed: int, start: Policy, scorer: ModelReward) -> Policy
         output_dir=str(folder / "dpo"),
         model_name_or_path=str(folder / "sft"),
         dataset_name=str(folder / "comparisons.jsonl"),
-        learning_rate=1.5e-4,
+        learning_rate=8e-5,
         beta=0.1,
         num_train_epochs=1,
         per_device_train_batch_size=32,
