@@ -73,7 +73,7 @@ def load_reward(name: str, loading: Loading | None = None) -> Reward:
     """The reward that ``name`` stands for. Raises ValueError with the nearest name otherwise."""
     if name in RULES:
         return RULES[name]
-    if Path(name).is_dir():
+    if Path(name).is_dir() or (name.count("/") == 1 and ":" not in name):
         return ModelReward(load_reward_model(name, loading, trained=True))
     module, colon, function = name.partition(":")
     if colon:
