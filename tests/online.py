@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from tests.conftest import tiny_network
 from truing.models.checkpoint import export
 from truing.models.heads import load_reward_model
 from truing.models.model import load_policy
@@ -58,3 +59,13 @@ def reward_model(tiny: Path, folder: Path, **changed: Any) -> Path:
     for name, value in changed.items():
         setattr(model.core.config, name, value)
     return export(model, folder)
+
+
+def louder(tiny: Path, folder: Path, factor: float) -> Path:
+    """The tiny model with its logits multiplied, as another model of the same tokenizer."""
+    network = tiny_network()
+    with torch.no_grad():
+        network.lm_head.weight *= factor
+    network.save_pretrained(folder)
+    load_policy(tiny).tokenizer.save_pretrained(folder)
+    return folder

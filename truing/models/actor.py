@@ -40,8 +40,8 @@ class ActorCritic(nn.Module):
     @property
     def cores(self) -> list[Any]:
         """The transformers models in it."""
-        beside = isinstance(self.critic, ValueModel)
-        return [self.policy.core, *([self.critic.core] if beside else [])]  # pyright: ignore
+        critic = [self.critic.core] if isinstance(self.critic, ValueModel) else []
+        return [self.policy.core, *critic]
 
     @property
     def version(self) -> int:
@@ -68,12 +68,12 @@ class ActorCritic(nn.Module):
         return self._value(layout, self.policy.hidden(layout) if shared else None)
 
     def _value(self, layout: Layout, hidden_RCH: Tensor | None) -> Tensor:
-        assert self.critic is not None
         if isinstance(self.critic, ValueModel):
             return self.critic(layout)
+        assert isinstance(self.critic, nn.Linear)
         assert hidden_RCH is not None
         hidden_BTH = hidden_RCH[layout.row_BT, layout.column_BT]
-        value_BT = self.critic(hidden_BTH).squeeze(-1).float()
+        value_BT = self.critic(hidden_BTH.to(self.critic.weight.dtype)).squeeze(-1).float()
         return value_BT.masked_fill(~layout.mask_BT, 0.0)
 
     def _head(self, logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,10 +82,14 @@ class ActorCritic(nn.Module):
 
 
 def shared_head(policy: Policy) -> nn.Linear:
-    """A value head for the policy's own hidden states, which foresees nothing yet."""
+    """A value head for the policy's own hidden states, which foresees nothing yet.
+
+    In float32 at least: small updates of a trained weight are lost in bfloat16.
+    """
     weight = next(policy.network.parameters())
+    dtype = torch.promote_types(weight.dtype, torch.float32)
     width = policy.core.config.get_text_config().hidden_size
-    head = nn.Linear(width, 1, device=weight.device, dtype=weight.dtype)
+    head = nn.Linear(width, 1, device=weight.device, dtype=dtype)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head

@@ -95,6 +95,15 @@ def test_slices_of_the_head_change_nothing(
     torch.testing.assert_close(cut, slope, atol=1e-5, rtol=0)
 
 
+def test_a_shared_head_learns_in_single_precision_at_least(policy: Policy) -> None:
+    for dtype, wanted in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        body = policy.to(dtype)
+        actor = ActorCritic(body, shared_head(body))
+        assert actor.critic is not None
+        assert {p.dtype for p in actor.critic.parameters()} == {wanted}
+        assert actor.value(padded(ROWS)).dtype == torch.float32
+
+
 def test_one_version_and_every_body(policy: Policy, tiny: Path) -> None:
     head, beside = critics(policy, tiny)
     actor = ActorCritic(policy, beside)

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import tiny_network
-from tests.online import cast_of, column, played, ran, reward_model
+from tests.online import cast_of, column, louder, played, ran, reward_model
 from truing.config import ConfigError
 from truing.models.heads import ValueModel
 from truing.models.model import load_policy, logp
@@ -35,15 +34,11 @@ def test_the_reference_stays_where_it_was(make: Make, tiny: Path) -> None:
 
 
 def test_another_reference_is_a_parent(make: Make, tiny: Path, tmp_path: Path) -> None:
-    network = tiny_network()
-    with torch.no_grad():
-        network.lm_head.weight *= 0.5
-    network.save_pretrained(tmp_path / "other")
-    load_policy(tiny).tokenizer.save_pretrained(tmp_path / "other")
-    config = make("ppo", ref_model_name_or_path=str(tmp_path / "other"), max_steps=1)
+    other = louder(tiny, tmp_path / "other", 0.5)
+    config = make("ppo", ref_model_name_or_path=str(other), max_steps=1)
     run = ran(config)
     assert abs(column(run, "objective/kl")[0]) > 0.1
-    assert Parent.of("reference", tmp_path / "other") in run.parents
+    assert Parent.of("reference", other) in run.parents
     assert "tests.judges:vowels" in {p.path for p in run.parents if p.role == "reward"}
 
 
