@@ -66,26 +66,41 @@ def casting(
     for reward in rewards:
         check_reads(reward, [*prompts, *shown])
     value = critic_of(config, policy, rewards, plain) if critic else None
-    reference, parents = reference_policy(config, policy)
-    if reference is not policy or not config.use_peft:
-        reference = copy.deepcopy(policy) if reference is policy else reference
-        reference.eval().requires_grad_(False)
-    else:
-        reference = None
+    reference, parents = onlooker(config, policy)
     setup.adapt(config, policy)
     if isinstance(value, ValueModel):
         setup.adapt(config, value)
-    parents += [Parent.of("reward", name) for name in config.reward]
-    ptx: list[Tokens] = []
-    if config.ptx_dataset_name:
-        rows = load(config.ptx_dataset_name, Demonstration)
-        with setup.apart(encoder, "pretraining"):
-            ptx = encode_rows(rows, encoder)
-        parents.append(Parent("pretraining dataset", rows.name, rows.sha256, rows.name))
-        if not ptx:
-            raise ValueError(f"no row of {rows.name} can be used ({dict(encoder.counts)})")
+    ptx, origins = pretraining_rows(config, encoder)
+    parents += [*(Parent.of("reward", name) for name in config.reward), *origins]
     actor = ActorCritic(policy, value, entropy_counts=config.entropy_coef > 0)
     return Cast(actor, reference, rewards, encoder, prompts, shown, ptx, parents)
+
+
+def onlooker(config: Any, policy: Policy) -> tuple[Policy | None, list[Parent]]:
+    """The reference as a model of its own, which never learns, and the parents it adds; None where
+    it is the policy without its adapters."""
+    reference, parents = reference_policy(config, policy)
+    if reference is policy and config.use_peft:
+        return None, parents
+    if reference is policy:
+        reference = copy.deepcopy(policy)
+    reference.eval().requires_grad_(False)
+    return reference, parents
+
+
+def pretraining_rows(config: Any, encoder: Encoder) -> tuple[list[Tokens], list[Parent]]:
+    """The rows of the pretraining loss, if there is one, and where they came from."""
+    if not config.ptx_dataset_name:
+        return [], []
+    rows = load(config.ptx_dataset_name, Demonstration)
+    with setup.apart(encoder, "pretraining"):
+        found = encode_rows(rows, encoder)
+    if not found:
+        raise ValueError(
+            f"no row of {rows.name} can be used ({dict(encoder.counts)}): raise max_length, or "
+            "name other rows in ptx_dataset_name"
+        )
+    return found, [Parent("pretraining dataset", rows.name, rows.sha256, rows.name)]
 
 
 def check_reads(reward: Reward, prompts: Sequence[Prompted]) -> None:

@@ -170,3 +170,14 @@ def test_settings_that_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make(kind, **more)
+
+
+def test_pretraining_rows_are_a_parent_and_none_is_an_error(make: Make, jsonl: Write) -> None:
+    rows = jsonl("old", [{"text": "the cat"}, {"text": "x"}])
+    cast = cast_of(make("ppo", ptx_coef=1.0, ptx_dataset_name=rows))
+    assert len(cast.ptx) == 2
+    assert [p.role for p in cast.parents] == ["reward", "pretraining dataset"]
+    long = jsonl("long", [{"prompt": "x" * 200, "completion": "y"}])
+    with pytest.raises(ValueError, match=r"no row of .* can be used .*pretraining: prompts too"):
+        cast_of(make("ppo", ptx_coef=1.0, ptx_dataset_name=long))
+    assert cast_of(make("ppo")).ptx == []
