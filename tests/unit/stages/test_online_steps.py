@@ -139,6 +139,12 @@ def test_what_a_run_leaves_behind(make: Make, jsonl: Write, tiny: Path) -> None:
         (0, "h1"), (0, "h2"), (2, "h1"), (2, "h2"),
     ]  # fmt: skip
     assert all(isinstance(s["score"], float) for s in run.samples())
+    assert {s["finish_reason"] for s in run.samples()} <= {"stop", "length"}
+    # Responses that were cut paid for it, and only they.
+    paid = 0.5 * (1 - first["completions/eos_rate"])
+    assert paid > 0
+    wanted = first["rewards/tests.judges:vowels/mean"] - paid
+    assert first["objective/scores"] == pytest.approx(wanted, abs=1e-9)
     assert {p.role for p in run.parents} == {"policy", "dataset", "evaluation dataset", "reward"}
     # The model is a plain language model that goes on from here.
     requests = [Request((1, 2), 0)]
