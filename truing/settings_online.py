@@ -17,7 +17,10 @@ class RolloutTopic(Topic):
     """Rollouts: what is sampled at once, and how often it is learnt from"""
 
     total_episodes: int | None = Field(
-        None, ge=1, description="Responses to sample in all. None: num_train_epochs or max_steps."
+        None,
+        ge=1,
+        description="Responses to sample in all, in the place of num_train_epochs. None: that many "
+        "passes over the prompts, or max_steps rollouts.",
     )
     response_length: int = Field(
         53,

@@ -33,6 +33,8 @@ ONLINE = {
     "num_mini_batches": 2,
     "total_episodes": 24,
     "missing_eos_penalty": 0.0,
+    "entropy_coef": 0.01,
+    "ptx_coef": 0.5,
 }
 # What a process of its own does with the configs it is given.
 WORKER = """
@@ -114,7 +116,9 @@ def test_two_processes_do_what_one_does(tiny_double: Path, tmp_path: Path, jsonl
             "num_train_epochs": 2,
             "logging_steps": 1,
             "gradient_accumulation_steps": 2,
-        } | (ONLINE if stage in ("ppo", "rloo") else {})
+        }
+        if stage in ("ppo", "rloo"):
+            shared |= ONLINE | {"ptx_dataset_name": shared["dataset_name"]}
         for processes, size in ((1, 4), (2, 2)):
             folder = tmp_path / f"{stage}{processes}"
             settings = shared | {"per_device_train_batch_size": size, "output_dir": str(folder)}
