@@ -1,6 +1,6 @@
 """Write the page that is generated from the code: docs/config.md, by `make docs`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from truing.cli import COMMANDS
 from truing.config import groups
-from truing.retired import RETIRED
+from truing.retired import ONLINE_NAMES, ONLINE_RETIRED, RETIRED
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 HEAD = """# Settings
@@ -40,6 +40,7 @@ NAMES: dict[Any, str] = {
     str: "text",
     bool: "true or false",
     NoneType: "none",
+    list[float]: "numbers",
 }
 
 
@@ -131,9 +132,20 @@ def lines() -> Iterator[str]:
             yield "| " + " | ".join(map(cell, row)) + " |"
     yield "\n## Names from elsewhere\n"
     yield "Settings of TRL and transformers that do not exist here, and what to do instead.\n"
+    yield from answers(RETIRED)
+    yield "\n## Names from elsewhere: ppo and rloo\n"
+    yield "Names that these two take for their own:\n"
+    yield "| name | the same as |\n|---|---|"
+    yield from (f"| `{name}` | `{own}` |" for name, own in ONLINE_NAMES.items())
+    yield "\nAnd those that they answer:\n"
+    yield from answers(ONLINE_RETIRED)
+
+
+def answers(retired: Mapping[str, str]) -> Iterator[str]:
+    """A table of names and what to do instead, those of one answer together."""
     yield "| name | instead |\n|---|---|"
-    for advice in dict.fromkeys(RETIRED.values()):
-        names = ", ".join(f"`{name}`" for name, text in RETIRED.items() if text == advice)
+    for advice in dict.fromkeys(retired.values()):
+        names = ", ".join(f"`{name}`" for name, text in retired.items() if text == advice)
         yield f"| {names} | {cell(advice)} |"
 
 

@@ -16,13 +16,19 @@ from truing.cli import COMMANDS
 from truing.config import ConfigError, parse
 from truing.data.batch import NAMED_TEMPLATES
 from truing.data.records import READERS
+from truing.retired import ONLINE_NAMES, ONLINE_RETIRED
 from truing.rewards import RULES
+from truing.stages import online
 from truing.stages.preference import RECIPES
 from truing.worlds.annotators import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RECIPE_FILES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+ONLINE_CODE = "".join(
+    (ROOT / "truing" / "stages" / f"{name}.py").read_text(encoding="utf-8")
+    for name in ("online", "estimate")
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What must not stand in a public repository: places and words of one machine, hosts of packages,
 # numbers of a tracker, work left undone. Spelt so that they do not match themselves.
@@ -132,6 +138,8 @@ def test_every_command_is_explained() -> None:
 def test_every_entry_of_every_table_is_explained() -> None:
     for name in RECIPES:
         assert f"`{name}`" in page("dpo.md")
+    for name in online.RECIPES:
+        assert f"truing {name}" in page("ppo.md")
     for name in RULES:
         assert f"`{name}`" in page("reward.md")
     for name in NAMED_TEMPLATES:
@@ -142,6 +150,24 @@ def test_every_entry_of_every_table_is_explained() -> None:
         assert f"| {fault} |" in page("world.md")
     for folder in {file.parent.name for file in RECIPE_FILES} - {"quickstart"}:
         assert any(folder in f.read_text(encoding="utf-8") for f in [*PAGES, *RECIPE_FILES])
+
+
+def test_every_detail_of_ppo_names_a_test_that_is_there() -> None:
+    rows = re.findall(r"^\| (?!detail|---)(.*) \| (.*) \| (.*) \|$", page("ppo-details.md"), re.M)
+    assert len(rows) > 50
+    for detail, _, held in rows:
+        for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", held):
+            folder = ROOT / "tests" if file.startswith("algorithms/") else ROOT / "tests" / "unit"
+            assert f"\ndef {test}(" in (folder / file).read_text(encoding="utf-8"), (detail, test)
+        assert held == "-" or "::" in held, detail
+
+
+def test_every_name_of_trl_is_translated() -> None:
+    names = [*ONLINE_NAMES, *ONLINE_RETIRED]
+    for name in names:
+        assert f"`{name}`" in page("config.md")
+    for metric in re.findall(r'"((?:objective|policy|loss|val|critic)/[\w]+)"', ONLINE_CODE):
+        assert f"`{metric}`" in page("ppo.md"), metric
 
 
 def public_files() -> list[Path]:

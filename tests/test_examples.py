@@ -5,15 +5,20 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from examples import dpo_loop, lexicon_reward
+from examples import dpo_loop, lexicon_reward, ppo_loop
+from tests import judges
+from truing.keys import uniforms
 from truing.rewards import load_reward, score
 from truing.settings import DpoConfig
-from truing.stages import preference
+from truing.settings_online import PpoConfig
+from truing.stages import online, preference
 
 # Twelve pairs of different lengths, all different: three steps of four, twice over.
 ROWS = [
@@ -103,8 +108,88 @@ def test_the_dpo_loop_refuses_a_token_across_the_border(tiny: Path) -> None:
         dpo_loop.encode(tokenizer, "Is it t", "here?")
 
 
-def test_the_dpo_loop_stands_on_floor_0_alone() -> None:
-    tree = ast.parse(Path(dpo_loop.__file__).read_text(encoding="utf-8"))
+PROMPTS = [f"Count to {i}." for i in range(6)]
+# As in the stage: the figures of `ppo_loop.train`, by the names that the metrics have.
+FIGURES = ("objective/scores", "objective/kl", "loss/policy_avg", "loss/value_avg")
+
+
+def ppo_figures(folder: Path, **changed: float) -> list[list[float]]:
+    """The loop on the draws that the stage makes: keyed by when a prompt is drawn."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def draws(step: int, responses: int, tokens: int) -> np.ndarray:
+        keys = [(step * responses + i, 0) for i in range(responses)]
+        return uniforms(0, "rollout", keys, tokens)
+
+    options = {"learning_rate": 1e-3, "tokens": 8, "vf_coef": 0.5} | changed
+    loop = ppo_loop.train(model, tokenizer, PROMPTS, judges.vowels, steps=3, draws=draws, **options)
+    return [[figures[name] for name in FIGURES] for figures in loop]
+
+
+@pytest.mark.parametrize("kind", ["tiny", "tiny_bos"])
+def test_the_ppo_loop_has_the_losses_of_the_stage(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, jsonl: Callable[..., str]
+) -> None:
+    folder = request.getfixturevalue(kind)
+    config = PpoConfig(
+        output_dir=str(tmp_path / "run"),
+        model_name_or_path=str(folder),
+        dataset_name=jsonl("prompts", [{"prompt": prompt} for prompt in PROMPTS]),
+        reward=["tests.judges:vowels"],
+        shuffle_dataset=False,
+        per_device_train_batch_size=6,
+        max_steps=3,
+        temperature=1.0,
+        response_length=8,
+        learning_rate=1e-3,
+        vf_coef=0.5,
+        report_to=[],
+        use_cpu=True,
+    )
+    run = online.run(config)
+    assert run is not None
+    theirs = [[line[name] for name in FIGURES] for line in run.metrics()]
+    ours = ppo_figures(folder)
+    gap = np.abs(np.array(ours) - np.array(theirs, dtype=float)).max(0)
+    # The KL is a sum of log-probs of size 5, in float32.
+    assert (gap < [1e-6, 1e-5, 1e-6, 1e-6]).all()
+    # They moved, so the agreement is not that of constants.
+    assert abs(ours[2][1]) > 1e-3
+    assert len({round(row[3], 6) for row in ours}) == 3
+
+
+def test_the_ppo_loop_differs_once_anything_differs(tiny: Path) -> None:
+    usual = np.array(ppo_figures(tiny))
+    assert np.abs(np.array(ppo_figures(tiny)) - usual).max() < 1e-9
+    for changed in (
+        {"kl_coef": 0.5},
+        {"clip": 0.05},
+        {"lam": 0.5},
+        {"vf_coef": 0.1},
+        {"epochs": 3},
+    ):
+        assert np.abs(np.array(ppo_figures(tiny, **changed)) - usual).max() > 1e-4
+
+
+def test_the_ppo_loop_runs_as_a_script(
+    tiny: Path,
+    tmp_path: Path,
+    jsonl: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = jsonl("prompts", [{"prompt": prompt} for prompt in PROMPTS])
+    words = ["--model", str(tiny), "--prompts", rows, "--output", str(tmp_path / "m")]
+    monkeypatch.setattr(sys, "argv", ["ppo_loop.py", *words, "--steps", "2", "--tokens", "4"])
+    ppo_loop.main()
+    assert "step 2  objective/scores" in capsys.readouterr().out
+    assert (tmp_path / "m" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("loop", [dpo_loop, ppo_loop], ids=lambda m: m.__name__)
+def test_the_loops_stand_on_floor_0_alone(loop: ModuleType) -> None:
+    tree = ast.parse(Path(str(loop.__file__)).read_text(encoding="utf-8"))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name for name in names if name and name.startswith("truing")} == {"truing.algorithms"}
 

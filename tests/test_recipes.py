@@ -14,6 +14,7 @@ from truing import quickstart
 from truing.cli import COMMANDS, main
 from truing.config import from_yaml
 from truing.settings import QuickstartConfig, TrainingConfig
+from truing.settings_online import OnlineConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
@@ -21,6 +22,9 @@ RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
 ROWS: dict[str, list[dict[str, Any]]] = {
     "sft": [{"prompt": f"Say {i}.", "completion": f" The number {i}."} for i in range(40)],
     "dpo": [{"prompt": f"Say {i}.", "chosen": f" {i}", "rejected": " No."} for i in range(40)],
+    # The completions are for the pretraining loss.
+    "ppo": [{"prompt": f"Say {i}.", "completion": " Yes."} for i in range(40)],
+    "rloo": [{"prompt": f"Say {i}."} for i in range(40)],
     "reward": [
         {"prompt": f"Say {i}.", "completions": [f" {i}", " no", " I will not"], "ranks": [0, 1, 1]}
         for i in range(40)
@@ -38,8 +42,22 @@ def words_for(recipe: Path, model: Path, rows: str, out: Path) -> list[str]:
     """The recipe with a small model and local rows in the place of its own."""
     words = [recipe.stem, "--config", str(recipe), "--model-name-or-path", str(model)]
     words += ["--dataset-name", rows, "--output-dir", str(out), "--use-cpu", "--dry-run"]
-    has_test = "eval_dataset_name" in recipe.read_text(encoding="utf-8")
-    return [*words, "--eval-dataset-name", rows] if has_test else words
+    text = recipe.read_text(encoding="utf-8")
+    words += ["--eval-dataset-name", rows] if "eval_dataset_name" in text else []
+    words += ["--ptx-dataset-name", rows] if "ptx_dataset_name" in text else []
+    if "reward:" in text:
+        # No reward model either, so the critic starts from the policy; a context of 160 tokens.
+        words += ["--reward", "length", "--response-length", "16"]
+        words += ["--value-model", "policy"] if "value_model" in text else []
+    return words
+
+
+def steps_of(config: TrainingConfig) -> int:
+    """Steps of a recipe on 40 rows."""
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if isinstance(config, OnlineConfig) and config.total_episodes:
+        return math.ceil(config.total_episodes / per_step)
+    return math.ceil(40 * config.num_train_epochs / per_step)
 
 
 def test_the_recipes_are_there() -> None:
@@ -60,14 +78,14 @@ def test_a_recipe_passes_a_dry_run(
     shown, seen = capsys.readouterr()
     assert status == 0, seen
     config = config_of(recipe)
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     figures = dict(re.findall(r"│ (.+?) +│ +([\d,.]+) │", shown))
     assert figures["rows"] == "40"
-    assert figures["optimiser steps"] == str(math.ceil(40 * config.num_train_epochs / per_step))
+    assert figures["steps"] == f"{steps_of(config):,}"
     assert int(figures["tokens in all"].replace(",", "")) > 0
     assert float(figures["memory, estimated (MB)"].replace(",", "")) > 0
     fewer = figures["trainable parameters"] != figures["parameters"]
-    assert fewer == config.use_peft
+    # Beside an online policy stands its reference, which is not trained.
+    assert fewer == (config.use_peft or isinstance(config, OnlineConfig))
     assert not (tmp_path / "run").exists()
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import NamedTuple
 
-from truing import console, settings
+from truing import console, settings, settings_online
 from truing.config import ConfigError, Topic, nearest, parse
 
 
@@ -52,6 +52,16 @@ COMMANDS: dict[str, Command] = {
         settings.DpoConfig,
         "truing.stages.preference:run",
         "improve a model from comparisons directly",
+    ),
+    "ppo": Command(
+        settings_online.PpoConfig,
+        "truing.stages.online:run",
+        "improve a model by a reward, with a critic",
+    ),
+    "rloo": Command(
+        settings_online.RlooConfig,
+        "truing.stages.online:run",
+        "improve a model by a reward, each response against the others of its prompt",
     ),
     "winrate": Command(
         settings.WinrateConfig,

@@ -33,6 +33,8 @@ class Topic(BaseModel):
     )
     # Keys that people bring from elsewhere and that mean nothing here, each with what to do.
     advice: ClassVar[Mapping[str, str]] = {}
+    # Other names under which a setting is taken, each with the setting's own.
+    aliases: ClassVar[Mapping[str, str]] = {}
 
 
 C = TypeVar("C", bound=Topic)
@@ -60,6 +62,7 @@ def groups(cls: type[BaseModel]) -> dict[str, list[str]]:
 
 def check(cls: type[C], values: Mapping[str, object]) -> C:
     """The config with these values. Raises ConfigError, one line per unusable setting."""
+    values = _own_names(cls, values)
     for key in values:
         if key not in cls.model_fields:
             raise ConfigError(_unknown(cls, key))
@@ -86,7 +89,7 @@ def read_yaml(path: str | Path) -> dict[str, object]:
 
 def from_yaml(cls: type[C], path: str | Path, overrides: Mapping[str, object] | None = None) -> C:
     """The config in a YAML file; ``overrides`` win over the file."""
-    return check(cls, _values(cls, path) | dict(overrides or {}))
+    return check(cls, _values(cls, path) | _own_names(cls, overrides or {}))
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -132,10 +135,22 @@ class _Loader(yaml.SafeLoader):
 
 def _values(cls: type[Topic], path: str | Path) -> dict[str, object]:
     """What a file sets. An unknown key is refused here, where the file's name is known."""
-    values = read_yaml(path)
+    values = _own_names(cls, read_yaml(path))
     if unknown := next((key for key in values if key not in cls.model_fields), None):
         raise ConfigError(f"{path}: {_unknown(cls, unknown)}")
     return values
+
+
+def _own_names(cls: type[Topic], values: Mapping[str, object]) -> dict[str, object]:
+    """The values under the settings' own names. Raises ConfigError for one given by two names."""
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        name = cls.aliases.get(key, key)
+        if name in found:
+            other = next(k for k in values if cls.aliases.get(k, k) == name)
+            raise ConfigError(f"{key} and {other} are the same setting: give one of the two")
+        found[name] = value
+    return found
 
 
 def _flag(name: str) -> str:
@@ -209,7 +224,7 @@ def _tidy(cls: type[Topic], args: Sequence[str]) -> tuple[list[str], str | None]
         label, equals, value = word.partition("=")
         name = label[2:].replace("-", "_")
         off = name.startswith("no_") and name not in cls.model_fields
-        name = name[3:] if off else name
+        name = name[3:] if off else cls.aliases.get(name, name)
         info = cls.model_fields.get(name)
         if name != "config" and (info is None or (off and info.annotation is not bool)):
             raise ConfigError(_unknown(cls, label[2:].replace("-", "_"), label))
@@ -237,7 +252,7 @@ def _positional(info: FieldInfo) -> bool:
 def _shown(info: FieldInfo, value: object) -> Any:
     """A value as tyro shows it and gives it back: text, texts or a boolean. Missing: empty."""
     if value is PydanticUndefined:
-        return tyro.MISSING if _positional(info) else ""
+        return tyro.MISSING if _positional(info) else [] if _holds_list(info) else ""
     if info.annotation is bool:
         return str(value).lower() in _TRUE
     if _holds_list(info):
@@ -273,7 +288,8 @@ def _form(cls: type[Topic], shown: Mapping[str, Any]) -> type[Any]:
             info = cls.model_fields[name]
             kind: Any = bool if info.annotation is bool else list[str] if _holds_list(info) else str
             metavar = None if kind is bool else _metavar(info)
-            hint = "(required)" if shown[name] in ("", tyro.MISSING) else None
+            missing = info.is_required() and shown[name] in ("", [], tyro.MISSING)
+            hint = "(required)" if missing else None
             if _positional(info):
                 kind, metavar = tyro.conf.Positional[kind], name.upper()
             about = tyro.conf.arg(help=info.description, metavar=metavar, help_behavior_hint=hint)

@@ -136,9 +136,82 @@ _ADVICE: list[tuple[str, str]] = [
         "of the preference losses only DPO's (loss_type: sigmoid) is offered",
     ),
     ("packing completion_only_loss", "only sft has it"),
-    ("beta loss_type ref_model_name_or_path", "only dpo has it"),
+    ("beta loss_type", "only dpo has it"),
+    ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),
     ("center_rewards_coefficient", "only reward has it"),
     ("num_generations temperature top_p", "only the commands that sample have it"),
 ]
 
-RETIRED: dict[str, str] = {name: advice for names, advice in _ADVICE for name in names.split()}
+# Of ppo and rloo: names that mean the same as one of ours, and names that mean nothing.
+ONLINE_NAMES: dict[str, str] = {
+    "sft_model_path": "model_name_or_path",
+    "reward_model_path": "reward",
+    "reward_funcs": "reward",
+    "max_completion_length": "response_length",
+    "max_new_tokens": "response_length",
+    "init_kl_coef": "kl_coef",
+    "beta": "kl_coef",
+    "target": "kl_target",
+    "horizon": "kl_horizon",
+    "ppo_epochs": "num_ppo_epochs",
+    "num_iterations": "num_ppo_epochs",
+    "epsilon": "cliprange",
+    "rloo_k": "num_generations",
+    "normalize_advantages": "whiten_advantages",
+}
+
+_ONLINE_ADVICE: list[tuple[str, str]] = [
+    (
+        "top_p top_k min_p repetition_penalty generation_kwargs",
+        "what is learnt from must be drawn from the policy itself, or its log-probs are those of "
+        "another; leave it out, and lower temperature for likelier tokens",
+    ),
+    (
+        "stop_token stop_token_id",
+        "a response ends at its first end token; eos_token names another one",
+    ),
+    ("exp_name", "it is called run_name"),
+    (
+        "batch_size local_batch_size micro_batch_size",
+        "per_device_train_batch_size times gradient_accumulation_steps, on each device, is a "
+        "rollout",
+    ),
+    (
+        "mini_batch_size local_mini_batch_size",
+        "num_mini_batches says into how many parts a rollout is cut",
+    ),
+    ("num_total_batches", "max_steps is the number of rollouts, total_episodes of responses"),
+    (
+        "world_size ds3_gather_for_generation",
+        "how processes share the work belongs to accelerate: `accelerate launch -m truing ...`",
+    ),
+    (
+        "model_adapter_name ref_adapter_name",
+        "with use_peft: true the reference is the model with its adapters switched off",
+    ),
+    ("adap_kl_ctrl kl_penalty", "kl_target alone switches the adaptive coefficient on"),
+    ("early_stopping", "target_kl alone switches it on"),
+    (
+        "reward_shaping_enable_length reward_shaping_length_coef "
+        "reward_shaping_enable_repetition reward_shaping_repetition_coef "
+        "reward_shaping_repetition_ngram reward_shaping_enable_eos reward_shaping_eos_bonus "
+        "reward_shaping_eos_missing_penalty reward_shaping_eos_out_of_range_penalty "
+        "reward_shaping_eos_min_len reward_shaping_eos_max_len",
+        "missing_eos_penalty covers the end; anything else is a function of yours among the "
+        "rewards: reward: [runs/reward, my_rewards:shape]",
+    ),
+    ("value_model_path critic_model_path", "it is called value_model"),
+    (
+        "value_model reward_model share_backbone vf_coef cliprange_value gamma lam whiten_rewards",
+        "only ppo has a critic",
+    ),
+    ("num_generations", "only rloo samples several responses to a prompt"),
+]
+
+
+def _by_name(rows: list[tuple[str, str]]) -> dict[str, str]:
+    return {name: advice for names, advice in rows for name in names.split()}
+
+
+RETIRED: dict[str, str] = _by_name(_ADVICE)
+ONLINE_RETIRED: dict[str, str] = _by_name(_ONLINE_ADVICE)

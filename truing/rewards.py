@@ -75,6 +75,8 @@ def load_reward(name: str, loading: Loading | None = None) -> Reward:
         return RULES[name]
     if Path(name).is_dir():
         return ModelReward(load_reward_model(name, loading, trained=True))
+    if name.count("/") == 1 and ":" not in name:
+        return _from_hub(name, loading)
     module, colon, function = name.partition(":")
     if colon:
         return _imported(module, function)
@@ -84,6 +86,17 @@ def load_reward(name: str, loading: Loading | None = None) -> Reward:
         f"unknown reward {name!r}{hint} Give the folder of a reward run, module:function, or one "
         f"of the rules {sorted(RULES)}"
     )
+
+
+def _from_hub(name: str, loading: Loading | None) -> Reward:
+    try:
+        return ModelReward(load_reward_model(name, loading, trained=True))
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"unknown reward {name!r}: there is no such folder, and the hub gave no such model "
+            f"({reason}). Give the folder of a reward run, or a hub name owner/name"
+        ) from error
 
 
 def _imported(module: str, function: str) -> Reward:

@@ -13,7 +13,7 @@ from truing.config import Topic
 from truing.retired import RETIRED
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
     """``tensorboard`` -> ``[tensorboard]``; ``none`` -> ``[]``."""
     items = [value] if isinstance(value, str) else value
     return [] if items == ["none"] else items
@@ -27,7 +27,7 @@ def _reward() -> Any:
 
 
 class RunTopic(Topic):
-    """Run: folder, seed, logs"""
+    """Run: folder, seed, logs; a step is an optimiser step, of ppo and rloo a whole rollout"""
 
     output_dir: str = Field(
         description="Folder that the run creates for its model, settings, metrics and samples. "
@@ -39,16 +39,16 @@ class RunTopic(Topic):
     run_name: str | None = Field(
         None, description="Name shown in trackers and reports. None: the folder's name."
     )
-    report_to: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+    report_to: Annotated[list[str], BeforeValidator(as_list)] = Field(
         ["tensorboard"],
         description="Trackers beside metrics.jsonl, which is always written: tensorboard, wandb, "
         "mlflow or any other that accelerate drives; none for no tracker.",
     )
-    logging_steps: int = Field(10, ge=1, description="Optimiser steps between lines of metrics.")
+    logging_steps: int = Field(10, ge=1, description="Steps between lines of metrics.")
     log_completions_steps: int = Field(
         0,
         ge=0,
-        description="Optimiser steps between two looks at completions of the same few prompts, "
+        description="Steps between two looks at completions of the same few prompts, "
         "printed and kept in samples.jsonl. 0: never.",
     )
     num_completions_to_print: int = Field(
@@ -117,8 +117,8 @@ class LoraTopic(Topic):
 
     @model_validator(mode="after")
     def _lora_needs_peft(self) -> Self:
-        fields = LoraTopic.model_fields
-        idle = [n for n in fields if n != "use_peft" and getattr(self, n) != fields[n].default]
+        fields, names = type(self).model_fields, LoraTopic.model_fields.keys() - {"use_peft"}
+        idle = sorted(n for n in names if getattr(self, n) != fields[n].default)
         if idle and not self.use_peft:
             raise ValueError(f"{idle[0]} has no effect without use_peft: true")
         return self
@@ -155,15 +155,13 @@ class DataTopic(Topic):
 
 
 class OptimTopic(Topic):
-    """Training: optimiser (AdamW), schedule, batches"""
+    """Training: optimiser (AdamW), schedule, batches; a step of ppo and rloo is a whole rollout"""
 
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="Course of the learning rate after the warm-up."
     )
-    warmup_steps: int = Field(
-        0, ge=0, description="Optimiser steps in which the learning rate rises from 0."
-    )
+    warmup_steps: int = Field(0, ge=0, description="Steps in which the learning rate rises from 0.")
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="The same as a share of all steps. Give one of the two."
     )
@@ -178,19 +176,19 @@ class OptimTopic(Topic):
         3.0, gt=0, description="Passes over the training rows; fractions are allowed."
     )
     max_steps: int = Field(
-        -1, ge=-1, description="Optimiser steps; above 0 it takes the place of num_train_epochs."
+        -1, ge=-1, description="Steps; above 0 it takes the place of num_train_epochs."
     )
     per_device_train_batch_size: int = Field(
         8, ge=1, description="Rows (pairs, for comparisons) per forward pass and device."
     )
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="Forward passes per optimiser step. It does not change the loss."
+        1, ge=1, description="Forward passes per step. It does not change the loss."
     )
     per_device_eval_batch_size: int = Field(
         8, ge=1, description="Rows per forward pass and device in evaluation."
     )
     eval_steps: int | None = Field(
-        None, ge=1, description="Optimiser steps between evaluations. None: only at the end."
+        None, ge=1, description="Steps between evaluations. None: only at the end."
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice instead of storing them: slower, less memory."

@@ -82,6 +82,76 @@ def dpo(policy: Array, reference: Array, beta: float) -> Array:
     return np.array(out)
 
 
+def entropy(logits: Array) -> Array:
+    """-sum p ln p, one token at a time."""
+    out = np.zeros(logits.shape[:-1])
+    for place in np.ndindex(*out.shape):
+        weights = [math.exp(float(z)) for z in logits[place]]
+        shares = [w / sum(weights) for w in weights]
+        out[place] = -sum(p * math.log(p) for p in shares)
+    return out
+
+
+def token_rewards(score: Array, kl: Array, mask: Array, kl_coef: float) -> Array:
+    """Ziegler et al. (2019), eq. 2: every token pays its KL, the last one is paid the score."""
+    out = np.zeros(kl.shape)
+    for b in range(len(kl)):
+        steps = [t for t in range(kl.shape[1]) if mask[b, t]]
+        for t in steps:
+            out[b, t] = -kl_coef * kl[b, t]
+        out[b, steps[-1]] += score[b]
+    return out
+
+
+def gae(reward: Array, value: Array, mask: Array, gamma: float, lam: float) -> Array:
+    """Schulman et al. (2016), eq. 16, as the sum that it is: sum_l (gamma lam)^l delta_(t+l)."""
+    out = np.zeros(reward.shape)
+    for b in range(len(reward)):
+        steps = [t for t in range(reward.shape[1]) if mask[b, t]]
+        values = [value[b, t] for t in steps] + [0.0]
+        errors = [reward[b, t] + gamma * values[i + 1] - values[i] for i, t in enumerate(steps)]
+        for i, t in enumerate(steps):
+            out[b, t] = sum((gamma * lam) ** k * e for k, e in enumerate(errors[i:]))
+    return out
+
+
+def leave_one_out(reward: Array) -> Array:
+    out = np.zeros(reward.shape)
+    for p, i in np.ndindex(*reward.shape):
+        others = [reward[p, j] for j in range(reward.shape[1]) if j != i]
+        out[p, i] = reward[p, i] - sum(others) / len(others)
+    return out
+
+
+def whiten(x: Array, mask: Array, keep_mean: bool) -> Array:
+    counted = [float(x[place]) for place in np.ndindex(*x.shape) if mask[place]]
+    mean = math.fsum(counted) / len(counted)
+    variance = math.fsum((c - mean) ** 2 for c in counted) / len(counted)
+    out = np.zeros(x.shape)
+    for place in np.ndindex(*x.shape):
+        if mask[place]:
+            out[place] = (x[place] - mean) / math.sqrt(variance + 1e-8) + mean * keep_mean
+    return out
+
+
+def ppo_clip(logp: Array, old: Array, advantage: Array, clip: float) -> Array:
+    """Schulman et al. (2017), eq. 7, negated."""
+    out = np.zeros(logp.shape)
+    for place in np.ndindex(*logp.shape):
+        w, a = math.exp(logp[place]) / math.exp(old[place]), advantage[place]
+        out[place] = -min(w * a, min(max(w, 1 - clip), 1 + clip) * a)
+    return out
+
+
+def value_clip(value: Array, old: Array, returns: Array, clip: float) -> Array:
+    out = np.zeros(value.shape)
+    for place in np.ndindex(*value.shape):
+        v, o, r = value[place], old[place], returns[place]
+        near = min(max(v, o - clip), o + clip)
+        out[place] = 0.5 * max((v - r) ** 2, (near - r) ** 2)
+    return out
+
+
 def bites(check: Callable[[Any], None], mutants: Mapping[str, Any]) -> None:
     """Assert that ``check`` fails for each broken form of the function it checks."""
     for name, mutant in mutants.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.algorithms import reference
-from truing.algorithms import k1, k3, reduce_mean, sequence_sum, token_logp
+from truing.algorithms import entropy, k1, k2, k3, reduce_mean, sequence_sum, token_logp
 from truing.keys import generator
 
 SEEDS = range(4)
@@ -58,6 +58,31 @@ def check_k3(f: Callable[[Tensor, Tensor], Tensor]) -> None:
     assert (f(draw(1, 9, 9), draw(2, 9, 9)) >= 0).all()
 
 
+def check_k2(f: Callable[[Tensor, Tensor], Tensor]) -> None:
+    # l^2 / 2 for l = ln 2, 0, -ln 2.
+    same(f(PI.log(), REF.log()), [[LN2**2 / 2, 0, LN2**2 / 2]])
+    # Laws: symmetric; and the divergence of near policies to second order: with q = p (1 + d),
+    # sum p d = 0, KL = sum p d^2 / 2 + O(d^3). Here d = (h, -h, -h) on p = (1/2, 1/4, 1/4).
+    same(f(PI.log(), REF.log()), f(REF.log(), PI.log()), 1e-12)
+    near = PI * (1 + 1e-3 * torch.tensor([[1.0, -1.0, -1.0]], dtype=torch.float64))
+    same((PI * f(PI.log(), near.log())).sum(), 0.5e-6, 1e-9)
+
+
+def check_entropy(f: Callable[[Tensor], Tensor]) -> None:
+    # Of (1/2, 1/4, 1/4): 1/2 ln 2 + 2 * 1/4 ln 4 = 3/2 ln 2; an impossible token adds nothing.
+    impossible = torch.tensor([[-math.inf]], dtype=torch.float64)
+    same(f(PI.log()), [1.5 * LN2], 1e-12)
+    same(f(torch.cat([PI.log(), impossible], 1)), [1.5 * LN2], 1e-12)
+    # Laws: a shift of all logits is nothing; equal logits give ln V, the most there is; it is minus
+    # the mean log-prob.
+    logits = draw(0, 2, 7) * 3
+    same(f(logits + 50), f(logits), 1e-9)
+    same(f(torch.zeros(1, 8)), [math.log(8)])
+    assert (f(logits) < math.log(7)).all()
+    logp = logits.log_softmax(-1)
+    same(f(logits), -(logp.exp() * logp).sum(-1), 1e-12)
+
+
 def check_sequence_sum(f: Callable[[Tensor, Tensor], Tensor]) -> None:
     x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
@@ -77,7 +102,9 @@ def check_reduce_mean(f: Callable[[Tensor, Any], Tensor]) -> None:
 CHECKS = {
     token_logp: check_token_logp,
     k1: check_k1,
+    k2: check_k2,
     k3: check_k3,
+    entropy: check_entropy,
     sequence_sum: check_sequence_sum,
     reduce_mean: check_reduce_mean,
 }
@@ -92,6 +119,18 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "negated": lambda p, q: -k1(p, q),
         "swapped": lambda p, q: k1(q, p),
         "absolute": lambda p, q: k1(p, q).abs(),
+    },
+    k2: {
+        "negated": lambda p, q: -k2(p, q),
+        "not halved": lambda p, q: 2 * k2(p, q),
+        "k3 instead": k3,
+        "k1 instead": k1,
+    },
+    entropy: {
+        "negated": lambda z: -entropy(z),
+        "not normalised": lambda z: -(z.softmax(-1) * z).sum(-1),
+        "base 2": lambda z: entropy(z) / LN2,
+        "impossible tokens": lambda z: -(z.softmax(-1) * z.log_softmax(-1)).sum(-1),
     },
     k3: {
         "negated": lambda p, q: -k3(p, q),
@@ -133,7 +172,9 @@ def test_gradients() -> None:
     check = torch.autograd.gradcheck
     assert check(lambda x: token_logp(x, target), logits)
     assert check(k1, (p, q))
+    assert check(k2, (p, q))
     assert check(k3, (p, q))
+    assert check(entropy, logits)
     assert check(lambda x: sequence_sum(x, mask), p)
     assert check(lambda x: reduce_mean(x, 3.0), p)
     # Signs: a higher logit raises its own token's log-prob and lowers every other's; k3 pulls pi
@@ -155,7 +196,9 @@ def test_equal_to_the_loops(seed: int) -> None:
     mask = torch.from_numpy(generator(seed, "mask").integers(2, size=(3, 4)))
     same(token_logp(logits, target), reference.token_logp(logits.numpy(), target.numpy()), 1e-12)
     same(k1(p, q), reference.k1(p.numpy(), q.numpy()), 1e-12)
+    same(k2(p, q), reference.k1(p.numpy(), q.numpy()) ** 2 / 2, 1e-12)
     same(k3(p, q), reference.k3(p.numpy(), q.numpy()), 1e-12)
+    same(entropy(logits), reference.entropy(logits.numpy()), 1e-12)
     same(sequence_sum(p, mask), reference.sequence_sum(p.numpy(), mask.numpy()), 1e-12)
     same(reduce_mean(p, 7.0), reference.reduce_mean(p.numpy(), 7.0), 1e-12)
 
@@ -191,7 +234,7 @@ def test_far_logits_stay_finite() -> None:
 def test_wrong_shapes_and_empty_batches_are_refused() -> None:
     with pytest.raises(ValueError, match=r"logits \(2, 3, 5\) need targets of shape \(2, 3\), got"):
         token_logp(torch.zeros(2, 3, 5), torch.zeros(2, 1, dtype=torch.long))
-    for f in (k1, k3, sequence_sum):
+    for f in (k1, k2, k3, sequence_sum):
         with pytest.raises(ValueError, match="must have one shape"):
             f(torch.zeros(2, 3), torch.zeros(1, 3))
     for denominator in (0.0, -1.0, math.nan, torch.tensor(0.0)):

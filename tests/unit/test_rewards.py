@@ -37,6 +37,19 @@ def test_an_unknown_name_gets_the_nearest() -> None:
         load_reward("xyz")
 
 
+def test_a_folder_that_is_not_there_may_be_a_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load(name: str, *_: Any, trained: bool) -> Any:
+        asked.append(name)
+        raise OSError("no such model\nand much more")
+
+    monkeypatch.setattr("truing.rewards.load_reward_model", load)
+    with pytest.raises(ValueError, match=r"unknown reward 'runs/rewrd': .*no such model\). Give"):
+        load_reward("runs/rewrd")
+    assert asked == ["runs/rewrd"]
+
+
 def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_reward.py").write_text(
         "LEVEL = 3\n\ndef vowels(prompts, completions):\n"

@@ -34,6 +34,17 @@ def token_logp(logits_BTV: Tensor, target_BT: Tensor) -> Tensor:
     return chosen - logits.logsumexp(-1)
 
 
+def entropy(logits_BTV: Tensor) -> Tensor:
+    """Entropy of each token's distribution: ``logsumexp(z) - sum softmax(z) z``, in nats.
+
+    Shapes: (..., V); result (...). In float32 at least. A logit of -inf, an impossible token, adds
+    nothing.
+    """
+    logits = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
+    logp = logits.log_softmax(-1)
+    return -(logp.exp() * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)
+
+
 def k1(logp_BT: Tensor, ref_logp_BT: Tensor) -> Tensor:
     """KL(pi || ref) estimate ``l = log pi - log ref`` for tokens sampled from pi: unbiased, signed.
 
@@ -41,6 +52,14 @@ def k1(logp_BT: Tensor, ref_logp_BT: Tensor) -> Tensor:
     """
     check_shapes(logp=logp_BT, ref_logp=ref_logp_BT)
     return logp_BT - ref_logp_BT
+
+
+def k2(logp_BT: Tensor, ref_logp_BT: Tensor) -> Tensor:
+    """KL estimate ``l^2 / 2``: biased, never negative; right to second order for near policies.
+
+    Source: Schulman (2020), k2. Shapes: both (B, T); result (B, T). PPO's ``approxkl`` is this one.
+    """
+    return k1(logp_BT, ref_logp_BT).square() / 2
 
 
 def k3(logp_BT: Tensor, ref_logp_BT: Tensor) -> Tensor:

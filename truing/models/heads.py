@@ -1,4 +1,4 @@
-"""Models that give a number instead of tokens: the reward model.
+"""Models that give numbers instead of tokens: the reward model, and the value model made of one.
 
 It is transformers' sequence-classification model with one label, so a reward model of another
 library loads here and ours loads there. The score is read at the last token of the response. The
@@ -28,7 +28,9 @@ from truing.models.model import (
 
 
 class RewardModel(Model):
-    """Scores (B,) of whole sequences, ``score - shift``."""
+    """Scores (B,) of whole sequences, ``score - shift``. ``fresh``: its head was never trained."""
+
+    fresh = False
 
     @property
     def shift(self) -> float:
@@ -43,6 +45,15 @@ class RewardModel(Model):
         row_B, column_B = layout.last_B2.unbind(-1)
         hidden_BH = self.hidden(layout)[row_B, column_B]
         return self.core.score(hidden_BH).squeeze(-1).float() - self.shift
+
+
+class ValueModel(RewardModel):
+    """Values (B, T): what is still to come, foreseen where each scored token is decided."""
+
+    def forward(self, layout: Layout) -> Tensor:
+        hidden_BTH = self.hidden(layout)[layout.row_BT, layout.column_BT]
+        value_BT = self.core.score(hidden_BTH).squeeze(-1).float() - self.shift
+        return value_BT.masked_fill(~layout.mask_BT, 0.0)
 
 
 def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
@@ -98,7 +109,19 @@ def load_reward_model(
     if network.config.pad_token_id is None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         network.config.pad_token_id = tokenizer.pad_token_id
     prepare(network, loading)
-    return RewardModel(network.to(loading.device), tokenizer)
+    model = RewardModel(network.to(loading.device), tokenizer)
+    model.fresh = bool(new)
+    return model
+
+
+def load_value_model(source: Path | str, loading: Loading | None = None) -> ValueModel:
+    """A value function from a reward model, which foresees its own score, or from a causal language
+    model, which foresees nothing yet: a new head is 0."""
+    scorer = load_reward_model(source, loading)
+    model = ValueModel(scorer.network, scorer.tokenizer)
+    if scorer.fresh:
+        nn.init.zeros_(model.core.score.weight)
+    return model
 
 
 class _quiet_about_new_head:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,11 @@ class Model(nn.Module):
         """The transformers model itself, adapters (if any) in place."""
         network = self.network
         return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+    @property
+    def cores(self) -> list[Any]:
+        """All transformers models in it: this one."""
+        return [self.core]
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +171,20 @@ class Policy(Model):
 
     def forward(self, layout: Layout, temperature: float = 1.0) -> Tensor:
         """Log-probs (B, T) of the scored tokens at ``temperature``; zero where the mask is."""
-        hidden_RCH = self.hidden(layout)
+        (logp_BT,) = self.figures(self.hidden(layout), layout, temperature, _logp)
+        return logp_BT
+
+    def figures(
+        self, hidden_RCH: Tensor, layout: Layout, temperature: float, head: "Head"
+    ) -> tuple[Tensor, ...]:
+        """What ``head`` makes of each scored token's logits, (B, T) each; zero where the mask is.
+
+        The logits come at ``temperature``, a slice of at most `CHUNK` tokens at a time.
+        """
+
+        def figure(hidden_NH: Tensor, target_N: Tensor) -> Tensor:
+            return torch.stack(head(self.logits(hidden_NH) / temperature, target_N))
+
         mask_BT = layout.mask_BT
         row_N, column_N, target_N = (
             _rounded_up(grid_BT[mask_BT])
@@ -174,19 +192,17 @@ class Policy(Model):
         )
         hidden_NH = hidden_RCH[row_N, column_N]
         pieces: list[Tensor] = []
-        for start in range(0, len(target_N), CHUNK):
+        for start in range(0, max(1, len(target_N)), CHUNK):
             part = hidden_NH[start : start + CHUNK], target_N[start : start + CHUNK]
             if torch.is_grad_enabled() and len(target_N) > CHUNK:
                 # The slice's logits are computed again in the backward pass, never kept.
-                piece = checkpoint(self._head, *part, temperature, use_reentrant=False)
+                piece = checkpoint(figure, *part, use_reentrant=False)
             else:
-                piece = self._head(*part, temperature)
+                piece = figure(*part)
             pieces.append(cast(Tensor, piece))
-        logp_N = torch.cat(pieces)[: int(mask_BT.sum())] if pieces else hidden_NH.new_zeros(0)
-        return logp_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, logp_N)
-
-    def _head(self, hidden_NH: Tensor, target_N: Tensor, temperature: float) -> Tensor:
-        return token_logp(self.logits(hidden_NH) / temperature, target_N)
+        found_FN = torch.cat(pieces, 1)[:, : int(mask_BT.sum())]
+        empty_BT = found_FN.new_zeros(mask_BT.shape)
+        return tuple(empty_BT.masked_scatter(mask_BT, found_N) for found_N in found_FN)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, float32 at least, with the scalings some families apply."""
@@ -197,6 +213,14 @@ class Policy(Model):
         logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+# What can be told of scored tokens: logits (N, V) and targets (N,) -> figures (N,) each.
+Head = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+
+def _logp(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor]:
+    return (token_logp(logits_NV, target_N),)
 
 
 def _rounded_up(index_N: Tensor) -> Tensor:
@@ -222,20 +246,48 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(before)
 
 
+class Places(Protocol):
+    """A module that lays out its own input: a `Model`, or an actor with its critic."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def place(self, sequences: Sequence[Tokens]) -> Layout: ...
+
+
 def measure(
     model: Model, rows: Sequence[Tokens], batch_size: int, figure: Callable[[Layout], Tensor]
 ) -> Tensor:
     """``figure`` (B,) of every row (N,), on the CPU, in the order of ``rows``; no gradients."""
-    # Like lengths share a batch, responses to one prompt lie together.
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), rows[i].prompt))
     figure_N = torch.zeros(len(rows))
+    for chunk, found_B in _in_batches(model, rows, batch_size, figure):
+        figure_N[chunk] = found_B.float()
+    return figure_N
+
+
+def measure_tokens(
+    model: Places, rows: Sequence[Tokens], batch_size: int, figure: Callable[[Layout], Tensor]
+) -> list[Tensor]:
+    """``figure`` (B, T) of every row's response tokens (its own T), as `measure` does it."""
+    found: dict[int, Tensor] = {}
+    for chunk, found_BT in _in_batches(model, rows, batch_size, figure):
+        found |= {i: x[: len(rows[i].response)] for i, x in zip(chunk, found_BT, strict=True)}
+    return [found[i] for i in range(len(rows))]
+
+
+def _in_batches(
+    model: Places, rows: Sequence[Tokens], batch_size: int, figure: Callable[[Layout], Tensor]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Row numbers and their figures, on the CPU. Prompts of like length share a batch, responses
+    to one prompt lie together."""
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), rows[i].prompt))
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         layout = model.place([rows[i] for i in chunk]).to(model.device)
-        with evaluating(model), precision.training():
-            figure_N[chunk] = figure(layout).float().cpu()
+        with evaluating(cast(nn.Module, model)), precision.training():
+            found = figure(layout).cpu()
+        yield chunk, found
     release()
-    return figure_N
 
 
 def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:

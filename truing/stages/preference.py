@@ -20,6 +20,7 @@ from truing.data.schema import Comparison
 from truing.models.model import Loading, Policy, load_policy, logp, sequence_logps
 from truing.run import Parent, Run
 from truing.settings import DpoConfig
+from truing.settings_online import OnlineConfig
 from truing.stages import setup
 from truing.stages.trainer import Batch, Place, Sums, stat
 
@@ -149,7 +150,9 @@ def run(config: DpoConfig, *, watch: Watch | None = None) -> Run | None:
         return setup.close(run, accelerator, policy, encoder, figures, dataset.notes)
 
 
-def reference_policy(config: DpoConfig, policy: Policy) -> tuple[Policy, list[Parent]]:
+def reference_policy(
+    config: DpoConfig | OnlineConfig, policy: Policy
+) -> tuple[Policy, list[Parent]]:
     """The policy to stay near, and the parents it adds: by default ``policy`` as it starts.
 
     Raises ValueError for a reference with another tokenizer.

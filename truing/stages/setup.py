@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +20,12 @@ from truing.data.formats import Dataset, load
 from truing.data.schema import Record
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
+from truing.models.actor import ActorCritic
 from truing.models.checkpoint import add_lora, export
 from truing.models.model import Model, Policy
 from truing.run import Parent, Run
 from truing.settings import TrainingConfig
-from truing.stages.trainer import Objective, evaluate, total_rows, total_steps, train
+from truing.stages.trainer import Objective, Step, evaluate, total_rows, total_steps, train
 
 R = TypeVar("R", bound=Record)
 Row = TypeVar("Row")
@@ -132,7 +134,7 @@ class Outlook:
             "Outlook",
             {
                 "rows": self.rows,
-                "optimiser steps": self.steps,
+                "steps": self.steps,
                 "tokens per step (mean)": round(self.tokens_per_step),
                 "tokens in all": round(self.tokens_per_step * self.steps),
                 "parameters": self.parameters,
@@ -142,14 +144,21 @@ class Outlook:
         )
 
 
-def outlook(config: TrainingConfig, model: Model, lengths: Sequence[int], world: int) -> Outlook:
-    """Steps, tokens and memory of a run. ``lengths``: tokens of each row, all its sequences.
+def outlook(
+    config: TrainingConfig,
+    model: Model | ActorCritic,
+    lengths: Sequence[int],
+    world: int,
+    frozen: int = 0,
+) -> Outlook:
+    """Steps, tokens and memory of a run. ``lengths``: tokens of each row, all its sequences;
+    ``frozen``: parameters of models beside it that are not trained.
 
     Memory: weights, gradients and two AdamW moments, plus about 34 x hidden bytes (half that per
     value in bfloat16) of activations per token and layer (Korthikanti et al. 2022,
     arXiv:2205.05198, eq. 2 without the attention scores, which sdpa never stores).
     """
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters()) + frozen
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weight_bytes = next(model.parameters()).element_size()
     text = model.core.config.get_text_config()
@@ -174,12 +183,13 @@ def outlook(config: TrainingConfig, model: Model, lengths: Sequence[int], world:
 
 def announce(
     config: TrainingConfig,
-    model: Model,
+    model: Model | ActorCritic,
     lengths: Sequence[int],
     encode: Encoder,
     rows: Dataset[Any],
+    frozen: int = 0,
 ) -> None:
-    """Say what was counted while reading, and what the run will do. ``lengths``: tokens a row."""
+    """Say what was counted while reading, and what the run will do; arguments as of `outlook`."""
     for note, count in {**rows.notes, **encode.counts}.items():
         console.say(f"[yellow]{escape(note)}: {count}[/yellow]")
     if not lengths:
@@ -188,7 +198,7 @@ def announce(
             "shorten the prompts"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    ahead = outlook(config, model, lengths, world)
+    ahead = outlook(config, model, lengths, world, frozen)
     if config.dry_run:
         ahead.show()
     else:
@@ -215,8 +225,7 @@ def fit(
     what it returns is logged.
     """
     steps = total_steps(len(rows), config, accelerator.num_processes)
-    window: list[dict[str, float]] = []
-    last: dict[str, float] = {}
+    size = config.per_device_eval_batch_size
     loop = train(
         accelerator,
         model,
@@ -226,27 +235,53 @@ def fit(
         seed=config.seed,
         shuffle=config.shuffle_dataset,
     )
+    evaluation = partial(evaluate, accelerator, model, held_out, objective, size)
+    return drive(run, loop, steps, config, assess=evaluation if held_out else None, look=look)
+
+
+def drive(
+    run: Run,
+    loop: Iterator[Step],
+    steps: int,
+    config: TrainingConfig,
+    *,
+    assess: Callable[[], Mapping[str, float]] | None = None,
+    look: Callable[[], Mapping[str, float]] | None = None,
+    shown: str = "loss",
+) -> dict[str, float]:
+    """Run a loop to its end, logging what it yields; ``shown`` is the metric beside the bar.
+
+    ``assess`` is called every ``eval_steps`` and after the last step, ``look`` before the first
+    too. Returns the last metrics.
+    """
+    window: list[dict[str, float]] = []
+    last: dict[str, float] = {}
     every = config.log_completions_steps
+
+    def log(step: int, figures: Mapping[str, float]) -> None:
+        if figures:
+            run.log(step, figures)
+
     if look and every:
-        run.log(0, look())
+        log(0, look())
     with run.progress(steps, run.info["stage"]) as bar:
         for step in loop:
             window.append(step.metrics)
-            bar.advance({"loss": step.metrics["loss"]})
+            bar.advance({shown: step.metrics[shown]})
             if step.step % config.logging_steps == 0 or step.step == steps:
                 mean = {k: sum(m[k] for m in window) / len(window) for k in window[-1]}
-                mean["learning_rate"] = step.metrics["learning_rate"]
-                last = last | mean | {"epoch": step.epoch}
-                run.log(step.step, mean | {"epoch": step.epoch})
+                mean |= {k: v for k, v in step.metrics.items() if k in ("learning_rate", "lr")}
+                line = mean | step.counters | {"epoch": step.epoch}
+                last |= line
+                run.log(step.step, line)
                 window = []
             due = config.eval_steps and step.step % config.eval_steps == 0
-            if held_out and (due or step.step == steps):
-                size = config.per_device_eval_batch_size
-                figures = evaluate(accelerator, model, held_out, objective, size)
+            if assess and (due or step.step == steps):
+                figures = assess()
                 run.log(step.step, figures)
                 last |= figures
             if look and every and (step.step % every == 0 or step.step == steps):
-                run.log(step.step, look())
+                log(step.step, look())
     return last
 
 

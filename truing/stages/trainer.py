@@ -9,6 +9,7 @@ evaluates, samples, and may close it to stop early.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from transformers import get_scheduler
 from truing.data.batch import Layout, Tokens
 from truing.keys import generator
 from truing.models import precision
+from truing.models.actor import ActorCritic
 from truing.models.memory import release
 from truing.models.model import Model, evaluating
 from truing.settings import OptimTopic
@@ -67,11 +69,13 @@ class Objective(Protocol[Row]):
 
 @dataclass
 class Step:
-    """One optimiser step: its number from 1, the epoch reached, and its metrics."""
+    """One step: its number from 1, the epoch reached, its metrics, and counters such as episodes,
+    of which the last is wanted where metrics are averaged."""
 
     step: int
     epoch: float
     metrics: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)
 
 
 def total_steps(rows: int, config: OptimTopic, world: int) -> int:
@@ -104,32 +108,111 @@ def step_rows(
 ) -> Iterator[list[int]]:
     """Row numbers of each optimiser step, all ranks together; the order is keyed by the epoch."""
     size, wanted = rows_per_step(config, world), total_rows(rows, config, world)
-    queue: list[int] = []
-    epoch = 0
+    order = endless(rows, seed=seed, shuffle=shuffle)
     while wanted:
         take = min(size, wanted)
-        while len(queue) < take:
-            order = generator(seed, "shuffle", epoch).permutation(rows) if shuffle else range(rows)
-            queue.extend(int(i) for i in order)
-            epoch += 1
-        yield queue[:take]
-        queue, wanted = queue[take:], wanted - take
+        yield list(islice(order, take))
+        wanted -= take
 
 
-def make_optimizer(model: nn.Module, config: OptimTopic) -> torch.optim.Optimizer:
-    """AdamW on what is trainable; vectors (norms, biases) are not decayed."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+def endless(rows: int, *, seed: int, shuffle: bool) -> Iterator[int]:
+    """Row numbers, epoch after epoch; the order is keyed by the epoch."""
+    epoch = 0
+    while True:
+        order = generator(seed, "shuffle", epoch).permutation(rows) if shuffle else range(rows)
+        yield from map(int, order)
+        epoch += 1
+
+
+def make_optimizer(
+    model: nn.Module, config: OptimTopic, rates: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW on what is trainable; vectors (norms, biases) are not decayed.
+
+    ``rates``: learning rates of parts of the model, by the start of their parameters' names.
+    """
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            own = (r for start, r in (rates or {}).items() if name.startswith(start))
+            found.setdefault((next(own, config.learning_rate), p.ndim > 1), []).append(p)
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": params, "lr": rate, "weight_decay": config.weight_decay if matrix else 0.0}
+        for (rate, matrix), params in found.items()
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         fused=True,
     )
+
+
+# An objective and its rows of one optimiser step, on all ranks together.
+Part = tuple[Objective[Any], Sequence[Any]]
+
+
+class Learner:
+    """What learns: a model, its optimiser and schedule. `learn` takes one optimiser step.
+
+    ``steps``: the length of the schedule, which the caller drives by ``schedule.step()``.
+    ``rates``: as `make_optimizer` takes them.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Model | ActorCritic,
+        config: OptimTopic,
+        *,
+        steps: int,
+        seed: int,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        self.accelerator, self.model, self.config, self.seed = accelerator, model, config, seed
+        optimizer = make_optimizer(model, config, rates)
+        warmup = config.warmup_steps or round(config.warmup_ratio * steps)
+        self.schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup, steps)
+        if config.gradient_checkpointing:
+            for core in model.cores:
+                # transformers is renaming it and warns at the old name; older ones know no other.
+                enable = getattr(core, "activation_checkpointing_enable", None)
+                (enable or core.gradient_checkpointing_enable)()
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.taken = 0
+
+    def learn(self, *parts: Part) -> dict[str, float]:
+        """One optimiser step on the sum of the parts' losses; its metrics.
+
+        Raises FloatingPointError at a loss or gradient that is not finite.
+        """
+        self.taken += 1
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        size = self.config.per_device_train_batch_size
+        work = [
+            (objective, micro_batches(rows[rank::world], objective, size))
+            for objective, rows in parts
+        ]
+        # Dropout, where there is any, draws from torch's own generator: key that too.
+        key = generator(self.seed, "dropout", self.taken, rank)
+        torch.manual_seed(int(key.integers(2**63)))
+        sums = _accumulate(self.accelerator, self.wrapped, work, self.taken)
+        bound = self.config.max_grad_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), bound)
+        if norm is not None and not math.isfinite(float(norm)):
+            raise FloatingPointError(
+                f"the gradient's norm is {float(norm)} at step {self.taken}: nothing was updated. "
+                "Lower learning_rate, or look for a faulty row"
+            )
+        rate = float(self.schedule.get_last_lr()[0])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.model.version += 1
+        if self.taken % TRIM == 0:
+            release()
+        length = float(norm) if norm is not None else math.nan
+        return {**means(sums), "grad_norm": length, "learning_rate": rate}
 
 
 def train(
@@ -151,64 +234,38 @@ def train(
         raise ValueError("there are no rows to train on: the dataset is empty after encoding")
     world = accelerator.num_processes
     steps = total_steps(len(rows), config, world)
-    optimizer = make_optimizer(model, config)
-    warmup = config.warmup_steps or round(config.warmup_ratio * steps)
-    schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup, steps)
-    if config.gradient_checkpointing:
-        # transformers is renaming it and warns at the old name; older versions know no other.
-        core = model.core
-        enable = getattr(core, "activation_checkpointing_enable", None)
-        (enable or core.gradient_checkpointing_enable)()
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    learner = Learner(accelerator, model, config, steps=steps, seed=seed)
     seen = 0
     plan = step_rows(len(rows), config, seed=seed, shuffle=shuffle, world=world)
     for number, chosen in enumerate(plan, start=1):
-        mine = [rows[i] for i in chosen[accelerator.process_index :: world]]
-        batches = micro_batches(mine, objective, config.per_device_train_batch_size)
-        # Dropout, where there is any, draws from torch's own generator: key that too.
-        rank = accelerator.process_index
-        torch.manual_seed(int(generator(seed, "dropout", number, rank).integers(2**63)))
-        sums = _accumulate(accelerator, wrapped, objective, batches, number)
-        norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm or math.inf)
-        if norm is not None and not math.isfinite(float(norm)):
-            raise FloatingPointError(
-                f"the gradient's norm is {float(norm)} at step {number}: nothing was updated. "
-                "Lower learning_rate, or look for a faulty row"
-            )
-        rate = schedule.get_last_lr()[0]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        model.version += 1
+        metrics = learner.learn((objective, [rows[i] for i in chosen]))
+        learner.schedule.step()
         seen += len(chosen)
-        if number % TRIM == 0:
-            release()
-        metrics = {
-            "grad_norm": float(norm) if norm is not None else math.nan,
-            "learning_rate": rate,
-        }
-        yield Step(number, seen / len(rows), {**means(sums), **metrics})
+        yield Step(number, seen / len(rows), metrics)
     accelerator.free_memory()
 
 
 def _accumulate(
     accelerator: Accelerator,
     wrapped: nn.Module,
-    objective: Objective[Any],
-    batches: Sequence[Batch],
+    work: Sequence[tuple[Objective[Any], Sequence[Batch]]],
     number: int,
 ) -> Sums:
     """Forward and backward of one optimiser step's micro-batches; its metrics, over all ranks."""
-    totals = global_totals(accelerator, objective, batches)
+    queue = [
+        (objective, batch, totals)
+        for objective, batches in work
+        for totals in [global_totals(accelerator, objective, batches)]
+        for batch in batches
+    ]
     sums: Sums = {}
-    for i, batch in enumerate(batches):
-        last = i + 1 == len(batches)
-        with precision.training(), _synchronised(accelerator, wrapped, last):
+    for i, (objective, batch, totals) in enumerate(queue, start=1):
+        with precision.training(), _synchronised(accelerator, wrapped, i == len(queue)):
             loss, stats = objective.loss(wrapped, batch.to(accelerator.device), totals)
             if not bool(torch.isfinite(loss)):
                 raise FloatingPointError(
-                    f"the loss is {float(loss.detach())} at step {number}, micro-batch {i + 1} of "
-                    f"{len(batches)}: nothing was updated. Lower learning_rate, or look for a "
+                    f"the loss is {float(loss.detach())} at step {number}, micro-batch {i} of "
+                    f"{len(queue)}: nothing was updated. Lower learning_rate, or look for a "
                     "faulty row"
                 )
             # DDP averages gradients over ranks; the totals are global already, so undo the

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.online import KINDS
 from truing.config import check
 from truing.settings import TrainingConfig
 
@@ -29,3 +30,23 @@ def settings(tmp_path: Path) -> Callable[..., Any]:
         return check(config, start | more)
 
     return make
+
+
+@pytest.fixture
+def make(tiny: Path, jsonl: Callable[..., str], settings: Callable[..., Any]) -> Callable[..., Any]:
+    """A function: the name of a kind and further settings -> config of a small run."""
+    rows = jsonl("prompts", [{"prompt": f"p{i}"} for i in range(6)])
+
+    def config(kind: str, **more: Any) -> Any:
+        base, own = KINDS[kind]
+        start: dict[str, Any] = {
+            "reward": "tests.judges:vowels",
+            "response_length": 6,
+            "temperature": 1.0,
+            "per_device_train_batch_size": 16,
+            "max_steps": 2,
+        }
+        model = more.pop("model", tiny)
+        return settings(base, model, more.pop("data", rows), **(start | own | more))
+
+    return config

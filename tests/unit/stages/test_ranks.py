@@ -15,13 +15,26 @@ from safetensors.torch import load_file
 from truing.config import check, to_yaml
 from truing.run import Run
 from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
-from truing.stages import preference, reward, sft
+from truing.settings_online import PpoConfig, RlooConfig
+from truing.stages import online, preference, reward, sft
 
 Write = Callable[..., str]
 STAGES: dict[str, tuple[type[TrainingConfig], Any]] = {
     "sft": (SftConfig, sft.run),
     "dpo": (DpoConfig, preference.run),
     "reward": (RewardConfig, reward.run),
+    "ppo": (PpoConfig, online.run),
+    "rloo": (RlooConfig, online.run),
+}
+# What online learning needs besides: two minibatches of four responses.
+ONLINE = {
+    "reward": "tests.judges:vowels",
+    "response_length": 5,
+    "num_mini_batches": 2,
+    "total_episodes": 24,
+    "missing_eos_penalty": 0.0,
+    "entropy_coef": 0.01,
+    "ptx_coef": 0.5,
 }
 # What a process of its own does with the configs it is given.
 WORKER = """
@@ -29,8 +42,10 @@ import sys
 from accelerate.state import AcceleratorState
 from truing.config import from_yaml
 from truing.settings import DpoConfig, RewardConfig, SftConfig
-from truing.stages import preference, reward, sft
-stages = {"sft": (SftConfig, sft.run), "dpo": (DpoConfig, preference.run),
+from truing.settings_online import PpoConfig, RlooConfig
+from truing.stages import online, preference, reward, sft
+stages = {"ppo": (PpoConfig, online.run), "rloo": (RlooConfig, online.run),
+          "sft": (SftConfig, sft.run), "dpo": (DpoConfig, preference.run),
           "reward": (RewardConfig, reward.run)}
 for path in sys.argv[1:]:
     config, run = stages[path.rsplit("/", 1)[-1].removesuffix(".yaml")]
@@ -79,7 +94,11 @@ def rows_of(stage: str, jsonl: Write, name: str, count: int) -> str:
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k != "time"} for line in Run.open(folder).metrics()]
+    aside = ("time", "eps")  # how long it took
+    return [
+        {k: v for k, v in line.items() if not k.startswith(aside)}
+        for line in Run.open(folder).metrics()
+    ]
 
 
 def test_two_processes_do_what_one_does(tiny_double: Path, tmp_path: Path, jsonl: Write) -> None:
@@ -98,6 +117,8 @@ def test_two_processes_do_what_one_does(tiny_double: Path, tmp_path: Path, jsonl
             "logging_steps": 1,
             "gradient_accumulation_steps": 2,
         }
+        if stage in ("ppo", "rloo"):
+            shared |= ONLINE | {"ptx_dataset_name": shared["dataset_name"]}
         for processes, size in ((1, 4), (2, 2)):
             folder = tmp_path / f"{stage}{processes}"
             settings = shared | {"per_device_train_batch_size": size, "output_dir": str(folder)}

@@ -145,7 +145,7 @@ def test_a_dry_run_writes_nothing(
     assert sft.run(config) is None
     assert not Path(config.output_dir).exists()
     shown = capsys.readouterr().out
-    for figure in ("optimiser steps", "tokens in all", "memory, estimated (MB)"):
+    for figure in ("steps", "tokens in all", "memory, estimated (MB)"):
         assert figure in shown
 
 

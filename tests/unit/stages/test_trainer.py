@@ -270,7 +270,7 @@ def test_long_gradients_are_shortened(
 ) -> None:
     policy = load_policy(tiny)
     monkeypatch.setattr(
-        trainer, "make_optimizer", lambda model, _: torch.optim.SGD(model.parameters(), lr=1.0)
+        trainer, "make_optimizer", lambda model, *_: torch.optim.SGD(model.parameters(), lr=1.0)
     )
     config = settings(max_steps=1, max_grad_norm=bound, lr_scheduler_type="constant")
     policy.zero_grad()

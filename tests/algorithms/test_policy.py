@@ -1,0 +1,152 @@
+"""Duties of `truing.algorithms.policy`: golden, law, gradient, invariance, reference, bite."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.algorithms import reference
+from truing.algorithms import explained_variance, ppo_clip, value_clip
+from truing.algorithms.policy import Surrogate, ValueLoss
+from truing.keys import generator
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(generator(seed, "test").normal(size=shape))
+
+
+def same(got: Tensor, wanted: Any, tolerance: float = 1e-6) -> None:
+    wanted = torch.as_tensor(wanted, dtype=torch.float64)
+    torch.testing.assert_close(got.double(), wanted, atol=tolerance, rtol=0)
+
+
+def check_ppo_clip(f: Any) -> None:
+    old = torch.full((4,), -1.0)
+    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5])
+    advantage = torch.tensor([2.0, -2.0, 2.0, -2.0])
+    got = f(old + ratio.log(), old, advantage, clip=0.2)
+    # min(3, 1.2 * 2) = 2.4; min(-3, -2.4) = -3; min(1, 0.8 * 2) = 1; min(-1, -1.6) = -1.6.
+    same(got.loss, [-2.4, 3.0, -1.0, 1.6])
+    same(got.ratio, ratio)
+    # The clip holds where the policy already went the right way, far enough.
+    assert got.clipped.tolist() == [True, False, False, True]
+    # Laws: at ratio 1 the loss is -A and nothing is clipped; a clip of infinity is plain
+    # importance weighting; the loss is never below that of the free ratio.
+    logp, a, old = draw(0, 9), draw(1, 9), draw(2, 9)
+    start = f(logp, logp, a, clip=0.2)
+    same(start.loss, -a, 1e-12)
+    assert not start.clipped.any()
+    same(f(logp, old, a, clip=math.inf).loss, -(logp - old).exp() * a, 1e-12)
+    assert (f(logp, old, a, clip=0.2).loss >= -(logp - old).exp() * a).all()
+
+
+def check_value_clip(f: Any) -> None:
+    value, old = torch.tensor([1.0, 1.0, 0.1]), torch.zeros(3)
+    target = torch.tensor([2.0, -2.0, 2.0])
+    got = f(value, old, target, clip=0.5)
+    # near = 0.5, 0.5, 0.1: max(1, 2.25) / 2; max(9, 6.25) / 2; max(3.61, 3.61) / 2.
+    same(got.loss, [1.125, 4.5, 1.805])
+    assert got.clipped.tolist() == [True, False, False]
+    v, o, r = draw(0, 9), draw(1, 9), draw(2, 9)
+    # Laws: without a clip half the squared error; the clip only ever adds.
+    same(f(v, o, r, clip=math.inf).loss, (v - r) ** 2 / 2, 1e-12)
+    assert (f(v, o, r, clip=0.1).loss >= (v - r) ** 2 / 2 - 1e-12).all()
+    same(f(v, v, r, clip=0.1).loss, (v - r) ** 2 / 2, 1e-12)
+
+
+def check_explained_variance(f: Any) -> None:
+    value, target = torch.tensor([[1.0, 2.0, 50.0]]), torch.tensor([[1.0, 5.0, 0.0]])
+    mask = torch.tensor([[1, 1, 0]])
+    # Var R = 4; R - V = (0, 3), variance 2.25: 1 - 2.25 / 4.
+    same(f(value, target, mask), 0.4375)
+    r, on = draw(0, 3, 4), torch.ones(3, 4)
+    same(f(r, r, on), 1.0)
+    same(f(r + 5, r, on), 1.0, 1e-9)
+    same(f(0 * r, r, on), 0.0)
+    assert f(-r, r, on) < -2
+    assert f(r, 0 * r, on).isnan()
+
+
+CHECKS = {
+    ppo_clip: check_ppo_clip,
+    value_clip: check_value_clip,
+    explained_variance: check_explained_variance,
+}
+MUTANTS: dict[Any, dict[str, Any]] = {
+    ppo_clip: {
+        "negated": lambda n, o, a, clip: ppo_clip(n, o, -a, clip=clip),
+        "swapped": lambda n, o, a, clip: ppo_clip(o, n, a, clip=clip),
+        "clip dropped": lambda n, o, a, clip: ppo_clip(n, o, a, clip=math.inf),
+        "clip alone": lambda n, o, a, clip: Surrogate(
+            -(n - o).exp().clamp(1 - clip, 1 + clip) * a, *ppo_clip(n, o, a, clip=clip)[1:]
+        ),
+        "best of both": lambda n, o, a, clip: Surrogate(
+            -ppo_clip(n, o, -a, clip=clip).loss, *ppo_clip(n, o, a, clip=clip)[1:]
+        ),
+        "clip doubled": lambda n, o, a, clip: ppo_clip(n, o, a, clip=2 * clip),
+    },
+    value_clip: {
+        "halved again": lambda v, o, r, clip: ValueLoss(
+            value_clip(v, o, r, clip=clip).loss / 2, value_clip(v, o, r, clip=clip).clipped
+        ),
+        "clip dropped": lambda v, o, r, clip: value_clip(v, o, r, clip=math.inf),
+        "around the return": lambda v, o, r, clip: value_clip(v, r, r, clip=clip),
+        "best of both": lambda v, o, r, clip: ValueLoss(
+            torch.minimum((v - r) ** 2, (o + (v - o).clamp(-clip, clip) - r) ** 2) / 2,
+            value_clip(v, o, r, clip=clip).clipped,
+        ),
+    },
+    explained_variance: {
+        "swapped": lambda v, r, m: explained_variance(r, v, m),
+        "mask dropped": lambda v, r, m: explained_variance(v, r, torch.ones_like(m)),
+        "mean error": lambda v, r, m: 1 - ((r - v) ** 2)[m.bool()].mean() / r[m.bool()].var(),
+    },
+}
+
+
+@pytest.mark.parametrize("function", CHECKS, ids=lambda f: f.__name__)
+def test_golden_values_and_laws_hold_and_bite(function: Any) -> None:
+    CHECKS[function](function)
+    reference.bites(CHECKS[function], MUTANTS[function])
+
+
+def test_gradients() -> None:
+    logp, value = draw(0, 6).requires_grad_(), draw(1, 6).requires_grad_()
+    old, a, target = draw(2, 6), draw(3, 6), draw(4, 6)
+    check = torch.autograd.gradcheck
+    assert check(lambda x: ppo_clip(x, old, a, clip=0.2).loss, logp)
+    assert check(lambda x: value_clip(x, old, target, clip=0.2).loss, value)
+    # At ratio 1 the slope is REINFORCE's, -A; where the clip holds there is none.
+    (start,) = torch.autograd.grad(ppo_clip(logp, logp.detach(), a, clip=0.2).loss.sum(), logp)
+    same(start, -a, 1e-12)
+    far = ppo_clip(logp, logp.detach() - 1, a, clip=0.2)
+    (slope,) = torch.autograd.grad(far.loss.sum(), logp)
+    assert torch.equal(far.clipped, a > 0)
+    assert torch.equal(slope == 0, a > 0)
+    near = value_clip(value, value.detach(), target, clip=0.2)
+    (pull,) = torch.autograd.grad(near.loss.sum(), value)
+    same(pull, (value - target).detach(), 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_to_the_loops(seed: int) -> None:
+    x, y, z = (draw(10 * seed + i, 5, 4) for i in range(3))
+    wanted = reference.ppo_clip(x.numpy(), y.numpy(), z.numpy(), 0.2)
+    same(ppo_clip(x, y, z, clip=0.2).loss, wanted, 1e-12)
+    wanted = reference.value_clip(x.numpy(), y.numpy(), z.numpy(), 0.3)
+    same(value_clip(x, y, z, clip=0.3).loss, wanted, 1e-12)
+
+
+def test_order_changes_nothing_and_shapes_are_checked() -> None:
+    x, y, z, order = draw(0, 5), draw(1, 5), draw(2, 5), torch.tensor([3, 1, 4, 0, 2])
+    for f in (ppo_clip, value_clip):
+        assert torch.equal(
+            f(x[order], y[order], z[order], clip=0.2).loss, f(x, y, z, clip=0.2).loss[order]
+        )
+        with pytest.raises(ValueError, match="must have one shape"):
+            f(x, y, z[:1], clip=0.2)
+        for clip in (0.0, -1.0, math.nan):
+            with pytest.raises(ValueError, match="the clip must be positive"):
+                f(x, y, z, clip=clip)

@@ -1,0 +1,32 @@
+"""Rewards for tests, named as users name theirs: ``tests.judges:vowels``."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def vowels(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """Vowels in each completion."""
+    return [float(sum(sign in "aeiou" for sign in text)) for text in completions]
+
+
+def early(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """How early in the alphabet of bytes a completion begins, in [-1, 1]."""
+    return [1 - ord(text[:1] or " ") % 32 / 16 for text in completions]
+
+
+def one_too_few(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    return [0.0] * (len(completions) - 1)
+
+
+def nothing(prompts: Sequence[Any], completions: Sequence[str]) -> list[Any]:
+    return [None] * len(completions)
+
+
+def no_number(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    return [math.nan] * len(completions)
+
+
+def by_prompt(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """1 or -1, whatever was said: for prompts that end in an even digit, or in an odd one."""
+    return [1.0 - 2.0 * (int(prompt[-1]) % 2) for prompt in prompts]

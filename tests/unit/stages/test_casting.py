@@ -1,0 +1,183 @@
+"""Who takes part in an online run, where the critic starts, and what does not go together."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.online import cast_of, column, louder, played, ran, reward_model
+from truing.config import ConfigError
+from truing.models.heads import ValueModel
+from truing.models.model import load_policy, logp
+from truing.run import Parent
+from truing.stages import online
+
+Write = Callable[..., str]
+Make = Callable[..., Any]
+
+
+def test_the_reference_stays_where_it_was(make: Make, tiny: Path) -> None:
+    for kind in ("ppo", "lora"):
+        cast = cast_of(make(kind))
+        layout = online.padded([online.Tokens((1, 2), (3, 4, 5))])
+        wanted = logp(load_policy(tiny), layout)
+        with torch.no_grad():
+            for weight in cast.actor.policy.parameters():
+                if weight.requires_grad:
+                    weight += 0.05
+            assert (cast.actor(layout).logp - wanted).abs().max() > 1e-2
+            got = cast.reference_logp(layout, 1.0)
+        torch.testing.assert_close(got, wanted.detach(), atol=1e-6, rtol=0)
+        assert (cast.reference is None) == (kind == "lora")
+
+
+def test_another_reference_is_a_parent(make: Make, tiny: Path, tmp_path: Path) -> None:
+    other = louder(tiny, tmp_path / "other", 0.5)
+    config = make("ppo", ref_model_name_or_path=str(other), max_steps=1)
+    run = ran(config)
+    assert abs(column(run, "objective/kl")[0]) > 0.1
+    assert Parent.of("reference", other) in run.parents
+    assert "tests.judges:vowels" in {p.path for p in run.parents if p.role == "reward"}
+
+
+def test_where_the_critic_starts(make: Make, tiny: Path, tmp_path: Path) -> None:
+    """From the reward model it foresees that model's own score; from the policy nothing."""
+    scorer = str(reward_model(tiny, tmp_path / "rm"))
+    layout = online.padded([online.Tokens((1, 2), (3, 4, 5))])
+    for name in ("auto", "reward", scorer):
+        cast = cast_of(make("ppo", reward=[scorer, "length"], value_model=name))
+        assert isinstance(cast.actor.critic, ValueModel)
+        with torch.no_grad():
+            values = cast.actor.value(layout)
+            judge: Any = cast.rewards[0]
+            for t in range(3):
+                prefix = online.padded([online.Tokens((1, 2), (3, 4, 5)[:t])])
+                assert float(values[0, t]) == pytest.approx(float(judge.model(prefix)), abs=1e-5)
+    for kind, more in (("ppo", {"value_model": "policy"}), ("ppo", {}), ("shared", {})):
+        cast = cast_of(make(kind, **more))
+        with torch.no_grad():
+            assert not cast.actor.value(layout).any()
+
+
+def test_the_critic_may_learn_at_its_own_rate(make: Make) -> None:
+    play, cast = played(make("ppo", value_learning_rate=0.5))
+    rates = {
+        id(p): group["lr"] for group in play.learner.optimizer.param_groups for p in group["params"]
+    }
+    assert {rates[id(p)] for p in cast.actor.critic.parameters()} == {0.5}
+    assert {rates[id(p)] for p in cast.actor.policy.parameters()} == {1e-2}
+
+
+def test_the_critic_learns_to_foresee(make: Make) -> None:
+    """Frozen policy, moving critic: the share of variance explained rises from 0."""
+    config = make(
+        "ppo", learning_rate=0, value_learning_rate=3e-3, max_steps=8, vf_coef=1.0, lam=1.0,
+        per_device_train_batch_size=32, cliprange_value=5.0, reward="tests.judges:by_prompt",
+        lr_scheduler_type="constant",
+    )  # fmt: skip
+    run = ran(config)
+    worth = column(run, "critic/vf_explained_var")
+    assert worth[0] == pytest.approx(0, abs=1e-9)
+    assert worth[-1] > 0.8
+    assert max(map(abs, column(run, "objective/kl"))) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("tests.judges:one_too_few", "returned 15 numbers for 16 completions"),
+        ("tests.judges:nothing", "gave None for completion 0"),
+        ("tests.judges:no_number", "gave nan for completion 0"),
+        ("tests.judges:missing", "cannot load the reward tests.judges:missing"),
+        ("lenght", "did you mean 'length'"),
+    ],
+)
+def test_rewards_that_are_none(make: Make, reward: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        online.run(make("ppo", reward=reward))
+
+
+def test_prompts_without_room(make: Make, jsonl: Write, tmp_path: Path) -> None:
+    rows = jsonl("long", [{"prompt": "x" * 155}, {"prompt": "ok"}])
+    run = ran(make("ppo", data=rows, max_steps=1))
+    assert run.info["summary"]["prompts too long, left out"] == 1
+    rows = jsonl("all long", [{"prompt": "x" * 155}])
+    with pytest.raises(ValueError, match=r"no row of .* can be used .*prompts too long"):
+        online.run(make("ppo", data=rows, output_dir=str(tmp_path / "other")))
+
+
+def test_no_response_ends(make: Make, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = make("ppo", response_length=1, max_steps=1, temperature=0.2)
+    run = ran(config)
+    assert column(run, "completions/eos_rate") == [0]
+    assert "none of the first 16 responses ended within 1 tokens" in capsys.readouterr().out
+    punished = make("ppo", response_length=1, temperature=0.2, missing_eos_penalty=1.0)
+    punished = punished.model_copy(update={"output_dir": str(tmp_path / "punished")})
+    with pytest.raises(ValueError, match="missing_eos_penalty would teach nothing: raise"):
+        online.run(punished)
+
+
+def test_models_that_do_not_go_together(
+    make: Make, tiny: Path, tiny_bos: Path, tmp_path: Path, jsonl: Write
+) -> None:
+    other = str(reward_model(tiny_bos, tmp_path / "bos"))
+    with pytest.raises(ValueError, match=r"tokenizer of the value model .* differs"):
+        online.run(make("ppo", reward=other, value_model="reward"))
+    # Another tokenizer is fine for the reward; the critic then starts from the policy.
+    cast = cast_of(make("ppo", reward=other))
+    assert cast.actor.critic is not None
+    short = str(reward_model(tiny, tmp_path / "short", max_position_embeddings=20))
+    with pytest.raises(ValueError, match="a context of 20 tokens, fewer than rows may have"):
+        online.run(make("ppo", reward=short))
+    long = jsonl("long", [{"prompt": "x" * 30}, {"prompt": "y"}])
+    with pytest.raises(ValueError, match="1 of 2 prompts fill the reward model's context of 20"):
+        online.run(make("ppo", reward=short, data=long, value_model="policy"))
+    with pytest.raises(ValueError, match="value_model is reward, but no reward of"):
+        online.run(make("ppo", value_model="reward"))
+    with pytest.raises(ValueError, match="is a language model, whose scores would be random"):
+        online.run(make("ppo", reward=str(tiny)))
+    chat = jsonl("chat", [{"prompt": [{"role": "user", "content": "hi"}]}])
+    scorer = str(reward_model(tiny, tmp_path / "rm"))
+    with pytest.raises(ValueError, match="has no chat template"):
+        online.run(make("ppo", reward=scorer, data=chat, chat_template="plain"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "message"),
+    [
+        ("rloo", {"num_generations": 1}, "num_generations: got 1"),
+        ("rloo", {"num_generations": 3}, "which num_generations .3. must divide"),
+        ("ppo", {"num_mini_batches": 3}, "which num_mini_batches .3. must divide"),
+        ("ppo", {"top_p": 0.9}, "top_p has no place here: what is learnt from must be drawn"),
+        ("ppo", {"top_k": 5}, "top_k has no place here"),
+        ("ppo", {"temperature": 0.0}, "temperature: got 0.0"),
+        ("ppo", {"reward_weights": [1.0, 2.0]}, "reward_weights must be as many as rewards"),
+        ("ppo", {"use_score_norm": True}, "use_score_norm needs use_score_scaling"),
+        ("ppo", {"ptx_coef": 1.0}, "ptx_coef and ptx_dataset_name need each other"),
+        ("ppo", {"kl_horizon": 5.0}, "kl_horizon has no effect without kl_target"),
+        ("ppo", {"kl_target": 5.0, "kl_coef": 0.0}, "cannot leave kl_coef 0"),
+        ("ppo", {"total_episodes": 9}, "give total_episodes or max_steps, not both"),
+        ("shared", {"value_model": "reward"}, "share_backbone puts the value head on the policy"),
+        ("rloo", {"vf_coef": 0.1}, "only ppo has a critic"),
+        ("ppo", {"num_generations": 2}, "only rloo samples several responses"),
+    ],
+)
+def test_settings_that_are_refused(
+    make: Make, kind: str, more: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(kind, **more)
+
+
+def test_pretraining_rows_are_a_parent_and_none_is_an_error(make: Make, jsonl: Write) -> None:
+    rows = jsonl("old", [{"text": "the cat"}, {"text": "x"}])
+    cast = cast_of(make("ppo", ptx_coef=1.0, ptx_dataset_name=rows))
+    assert len(cast.ptx) == 2
+    assert [p.role for p in cast.parents] == ["reward", "pretraining dataset"]
+    long = jsonl("long", [{"prompt": "x" * 200, "completion": "y"}])
+    with pytest.raises(ValueError, match=r"no row of .* can be used .*pretraining: prompts too"):
+        cast_of(make("ppo", ptx_coef=1.0, ptx_dataset_name=long))
+    assert cast_of(make("ppo")).ptx == []

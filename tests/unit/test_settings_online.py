@@ -1,0 +1,140 @@
+"""The settings of ppo and rloo: every name that people bring is taken, or answered."""
+
+import dataclasses
+import re
+
+import pytest
+
+from truing import settings_online as online
+from truing.config import ConfigError, check, from_yaml, groups, parse, to_yaml
+from truing.retired import ONLINE_NAMES, ONLINE_RETIRED, RETIRED
+
+NEEDED = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "reward": "length"}
+CONFIGS = [online.PpoConfig, online.RlooConfig]
+# What TRL 1.12's PPOConfig adds to transformers' TrainingArguments, and what later ones do.
+TRL_PPO = """
+run_name dataset_num_proc num_mini_batches total_episodes local_rollout_forward_batch_size
+num_sample_generations response_length stop_token stop_token_id temperature missing_eos_penalty
+sft_model_path world_size num_total_batches micro_batch_size local_batch_size batch_size
+local_mini_batch_size mini_batch_size push_to_hub exp_name reward_model_path model_adapter_name
+ref_adapter_name num_ppo_epochs whiten_rewards kl_coef kl_estimator cliprange vf_coef
+cliprange_value gamma lam ds3_gather_for_generation reward_shaping_enable_length
+reward_shaping_enable_repetition reward_shaping_enable_eos reward_shaping_length_coef
+reward_shaping_repetition_coef reward_shaping_repetition_ngram reward_shaping_eos_bonus
+reward_shaping_eos_missing_penalty reward_shaping_eos_out_of_range_penalty
+reward_shaping_eos_min_len reward_shaping_eos_max_len
+"""
+# Its own defaults of the keys that are kept.
+TRL_DEFAULTS = {
+    "num_mini_batches": 1,
+    "local_rollout_forward_batch_size": 64,
+    "response_length": 53,
+    "temperature": 0.7,
+    "num_ppo_epochs": 4,
+    "whiten_rewards": False,
+    "kl_coef": 0.05,
+    "kl_estimator": "k1",
+    "cliprange": 0.2,
+    "vf_coef": 0.1,
+    "cliprange_value": 0.2,
+    "gamma": 1.0,
+    "lam": 0.95,
+    "missing_eos_penalty": None,
+    "total_episodes": None,
+}
+
+
+def ppo(**values: object) -> online.PpoConfig:
+    return check(online.PpoConfig, NEEDED | values)
+
+
+def test_every_name_of_trl_is_taken_or_answered() -> None:
+    transformers = pytest.importorskip("transformers.training_args")
+    theirs = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    known = online.PpoConfig.model_fields.keys() | {*ONLINE_NAMES, *RETIRED, *ONLINE_RETIRED}
+    assert sorted((theirs | set(TRL_PPO.split())) - known) == []
+
+
+def test_the_defaults_are_those_of_trl() -> None:
+    made = ppo()
+    assert {name: getattr(made, name) for name in TRL_DEFAULTS} == TRL_DEFAULTS
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
+def test_other_names_lead_to_settings_and_answers_to_what_exists(config: type) -> None:
+    fields = {name for c in CONFIGS for name in c.model_fields}
+    assert set(ONLINE_NAMES.values()) <= fields
+    assert not ONLINE_NAMES.keys() & fields
+    words = {w for a in ONLINE_RETIRED.values() for w in re.findall(r"[a-z]\w*_\w+", a)}
+    assert sorted(words - fields - {"my_rewards"}) == []
+    # An answer about a setting is only for the one that lacks it.
+    assert not ONLINE_RETIRED.keys() & set.intersection(*(set(c.model_fields) for c in CONFIGS))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
+def test_groups_and_yaml(config: type, tmp_path) -> None:
+    names = [name for group in groups(config).values() for name in group]
+    assert sorted(names) == sorted(config.model_fields)
+    for info in config.model_fields.values():
+        assert (info.description or "").endswith(".")
+    made = check(config, NEEDED)
+    (tmp_path / "config.yaml").write_text(to_yaml(made))
+    assert from_yaml(config, tmp_path / "config.yaml") == made
+
+
+def test_a_file_from_trl_is_read_as_it_is(tmp_path) -> None:
+    file = tmp_path / "trl.yaml"
+    file.write_text(
+        "sft_model_path: m\nreward_model_path: runs/reward\ndataset_name: d\noutput_dir: o\n"
+        "per_device_train_batch_size: 4\ngradient_accumulation_steps: 4\ntotal_episodes: 1000\n"
+        "num_ppo_epochs: 2\nnum_mini_batches: 2\nresponse_length: 53\nmissing_eos_penalty: 1.0\n"
+        "kl_coef: 0.1\nlearning_rate: 3e-6\n"
+    )
+    made = from_yaml(online.PpoConfig, file)
+    assert (made.model_name_or_path, made.reward) == ("m", ["runs/reward"])
+    assert made.missing_eos_penalty == 1.0
+    flags = parse(online.PpoConfig, ["--config", str(file), "--init-kl-coef", "0.2"])
+    assert flags.kl_coef == 0.2
+    assert from_yaml(online.PpoConfig, file, {"beta": 0.3}).kl_coef == 0.3
+
+
+def test_a_setting_by_two_names_is_refused(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="beta and kl_coef are the same setting: give one"):
+        ppo(kl_coef=0.1, beta=0.1)
+    with pytest.raises(ConfigError, match="--kl-coef is given twice"):
+        parse(online.PpoConfig, ["--beta", "0.1", "--kl_coef", "0.1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("stop_token", "a response ends at its first end token"),
+        ("world_size", "accelerate"),
+        ("exp_name", "run_name"),
+        ("mini_batch_size", "num_mini_batches"),
+        ("reward_shaping_eos_bonus", "missing_eos_penalty"),
+        ("top_p", "drawn from the policy itself"),
+        ("adap_kl_ctrl", "kl_target alone"),
+        ("loss_type", "only dpo has it"),
+    ],
+)
+def test_names_without_a_meaning_say_what_to_do(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} has no place here: .*{said}"):
+        ppo(**{name: 1})
+
+
+def test_several_rewards_from_flags() -> None:
+    words = ["--output-dir", "o", "--model-name-or-path", "m", "--dataset-name", "d"]
+    words += ["--reward", "a", "b"]
+    made = parse(online.PpoConfig, [*words, "--reward-weights", "1", "-0.5"])
+    assert (made.reward, made.reward_weights) == (["a", "b"], [1.0, -0.5])
+    with pytest.raises(ConfigError, match="reward is missing; give --reward"):
+        parse(online.PpoConfig, words[:-3])
+
+
+def test_lora_without_dropout_is_the_default() -> None:
+    """With dropout the log-probs that are trained are not those that were sampled by."""
+    assert ppo(use_peft=True).lora_dropout == 0.0
+    assert ppo(use_peft=True, lora_dropout=0.1).lora_dropout == 0.1
+    with pytest.raises(ConfigError, match="lora_dropout has no effect without use_peft"):
+        ppo(lora_dropout=0.1)

@@ -1,0 +1,102 @@
+"""The policy in training, with its critic where it has one: one module, one forward pass."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from truing.algorithms.tokens import entropy, token_logp
+from truing.data.batch import Layout, Tokens, padded
+from truing.models.heads import ValueModel
+from truing.models.model import Policy
+
+
+class Figures(NamedTuple):
+    """Of each scored token (B, T): log-prob, entropy of its distribution, value if foreseen."""
+
+    logp: Tensor
+    entropy: Tensor
+    value: Tensor | None
+
+
+class ActorCritic(nn.Module):
+    """A policy and its critic: a `ValueModel` beside it, a linear head on it, or None.
+
+    ``entropy_counts``: whether the entropy has a gradient; if not, it costs no memory.
+    """
+
+    def __init__(
+        self, policy: Policy, critic: nn.Module | None, *, entropy_counts: bool = False
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critic = critic
+        self.entropy_counts = entropy_counts
+
+    @property
+    def core(self) -> Any:
+        return self.policy.core
+
+    @property
+    def cores(self) -> list[Any]:
+        """The transformers models in it."""
+        critic = [self.critic.core] if isinstance(self.critic, ValueModel) else []
+        return [self.policy.core, *critic]
+
+    @property
+    def version(self) -> int:
+        return self.policy.version
+
+    @version.setter
+    def version(self, value: int) -> None:
+        self.policy.version = value
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def place(self, sequences: Sequence[Tokens]) -> Layout:
+        """As `Model.place`: a prompt is read once where both policy and critic can."""
+        if isinstance(self.critic, ValueModel) and not self.critic.shares_prompts:
+            return padded(sequences)
+        return self.policy.place(sequences)
+
+    def forward(self, layout: Layout, temperature: float = 1.0, *, foresee: bool = True) -> Figures:
+        """Of the scored tokens at ``temperature``; no value unless it is to ``foresee``."""
+        hidden_RCH = self.policy.hidden(layout)
+        logp_BT, entropy_BT = self.policy.figures(hidden_RCH, layout, temperature, self._head)
+        idle = self.critic is None or not foresee
+        return Figures(logp_BT, entropy_BT, None if idle else self._value(layout, hidden_RCH))
+
+    def value(self, layout: Layout) -> Tensor:
+        """Values (B, T) alone."""
+        shared = isinstance(self.critic, nn.Linear)
+        return self._value(layout, self.policy.hidden(layout) if shared else None)
+
+    def _value(self, layout: Layout, hidden_RCH: Tensor | None) -> Tensor:
+        if isinstance(self.critic, ValueModel):
+            return self.critic(layout)
+        assert isinstance(self.critic, nn.Linear)
+        assert hidden_RCH is not None
+        hidden_BTH = hidden_RCH[layout.row_BT, layout.column_BT]
+        value_BT = self.critic(hidden_BTH.to(self.critic.weight.dtype)).squeeze(-1).float()
+        return value_BT.masked_fill(~layout.mask_BT, 0.0)
+
+    def _head(self, logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        seen_NV = logits_NV if self.entropy_counts else logits_NV.detach()
+        return token_logp(logits_NV, target_N), entropy(seen_NV)
+
+
+def shared_head(policy: Policy) -> nn.Linear:
+    """A value head for the policy's own hidden states, which foresees nothing yet.
+
+    In float32 at least: small updates of a trained weight are lost in bfloat16.
+    """
+    weight = next(policy.network.parameters())
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    width = policy.core.config.get_text_config().hidden_size
+    head = nn.Linear(width, 1, device=weight.device, dtype=dtype)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
