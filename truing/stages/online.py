@@ -6,7 +6,7 @@ A recipe is a row of `RECIPES`. A step is a rollout, then ``num_ppo_epochs`` pas
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from statistics import fmean, pvariance
@@ -32,9 +32,6 @@ from truing.stages.casting import Cast, casting
 from truing.stages.estimate import Estimator, Lesson, Recipe, by_group, by_token
 from truing.stages.rollout import Collector, Episode
 from truing.stages.trainer import Batch, Learner, Part, Step, Sums, endless, rows_per_step, stat
-
-# Figures of a policy in training, to be logged.
-Watch = Callable[[Policy], Mapping[str, float]]
 
 RECIPES = {
     "ppo": Recipe("PPO", by_token, critic=True),
@@ -255,7 +252,7 @@ def check_endings(episodes: Sequence[Episode], config: OnlineConfig) -> None:
     console.say(f"[yellow]{found}: {todo}[/yellow]")
 
 
-def run(config: PpoConfig | RlooConfig, *, watch: Watch | None = None) -> Run | None:
+def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> Run | None:
     """Improve a policy by a reward (docs/ppo.md). Writes a run folder with ``model/`` in it.
 
     ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples;
@@ -291,7 +288,7 @@ def run(config: PpoConfig | RlooConfig, *, watch: Watch | None = None) -> Run | 
         return setup.close(run, accelerator, policy, cast.encoder, figures, dataset.notes)
 
 
-def watched(watch: Watch, policy: Policy) -> dict[str, float]:
+def watched(watch: setup.Watch, policy: Policy) -> dict[str, float]:
     return {f"eval_{name}": value for name, value in watch(policy).items()}
 
 

@@ -32,9 +32,6 @@ class Recipe(NamedTuple):
     loss: Callable[..., Tensor]
 
 
-# Figures of a policy in training, to be logged.
-Watch = Callable[[Policy], Mapping[str, float]]
-
 RECIPES = {"sigmoid": Recipe("DPO", preference.dpo)}
 
 
@@ -110,7 +107,7 @@ def with_reference(pairs: Sequence[Pair], reference: Policy, batch_size: int) ->
     ]
 
 
-def run(config: DpoConfig, *, watch: Watch | None = None) -> Run | None:
+def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | None:
     """Train on comparisons (docs/dpo.md). Writes a run folder with ``model/`` in it.
 
     ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples.

@@ -29,6 +29,8 @@ from truing.stages.trainer import Objective, Step, evaluate, total_rows, total_s
 
 R = TypeVar("R", bound=Record)
 Row = TypeVar("Row")
+# Figures of a policy in training, to be logged.
+Watch = Callable[[Policy], Mapping[str, float]]
 
 # Most tokens of a completion that is only looked at.
 LOOK = 128
