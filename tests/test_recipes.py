@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
-from truing import quickstart
 from truing.cli import COMMANDS, main
 from truing.config import from_yaml
-from truing.settings import QuickstartConfig, TrainingConfig
+from truing.quickstart import training
+from truing.quickstart.plan import Plan
+from truing.settings import TrainingConfig
 from truing.settings_online import OnlineConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,8 @@ def words_for(recipe: Path, model: Path, rows: str, out: Path) -> list[str]:
 
 def steps_of(config: TrainingConfig) -> int:
     """Steps of a recipe on 40 rows."""
+    if config.max_steps > 0:
+        return config.max_steps
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     if isinstance(config, OnlineConfig) and config.total_episodes:
         return math.ceil(config.total_episodes / per_step)
@@ -127,18 +130,20 @@ def test_the_quickstart_recipes_are_what_the_quickstart_runs(
 
         return run
 
-    monkeypatch.setattr(quickstart, "DEMONSTRATIONS", 2)
-    for name, module in (("sft", quickstart.sft), ("reward", quickstart.reward)):
+    stages = {"sft": training.sft, "reward": training.reward, "dpo": training.preference}
+    for name, module in (stages | {"ppo": training.online}).items():
         monkeypatch.setattr(module, "run", stage(name))
-    monkeypatch.setattr(quickstart.preference, "run", stage("dpo"))
     nothing: Any = None
-    with pytest.raises(Stopped):
-        quickstart.run(QuickstartConfig(output_dir=str(tmp_path / "q")))
-    with pytest.raises(Stopped):
-        quickstart.learn_reward(tmp_path / "q", 0)
-    with pytest.raises(Stopped):
-        quickstart.align(tmp_path / "q", 0, nothing, nothing)
-    places = {"output_dir", "model_name_or_path", "dataset_name", "eval_dataset_name"}
+    plan = Plan(demonstrations=2, watched=2)
+    for train, rest in (
+        (training.imitate, ()),
+        (training.learn_reward, ()),
+        (training.prefer, (nothing, nothing)),
+        (training.reinforce, (nothing, nothing)),
+    ):
+        with pytest.raises(Stopped):
+            train(tmp_path, plan, *rest)
+    places = {"output_dir", "model_name_or_path", "dataset_name", "eval_dataset_name", "reward"}
     for name, config in seen.items():
         recipe = config_of(ROOT / "recipes" / "quickstart" / f"{name}.yaml")
         assert recipe.model_dump(exclude=places) == config.model_dump(exclude=places), name
@@ -146,7 +151,7 @@ def test_the_quickstart_recipes_are_what_the_quickstart_runs(
         for place in ("dataset_name", "eval_dataset_name"):
             ours, theirs = getattr(recipe, place), getattr(config, place)
             assert (ours and Path(ours).name) == (theirs and Path(theirs).name)
-    assert set(seen) == {"sft", "reward", "dpo"}
+    assert set(seen) == {"sft", "reward", "dpo", "ppo"}
 
 
 def test_every_recipe_is_plain_yaml() -> None:

@@ -26,7 +26,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "quickstart": Command(
         settings.QuickstartConfig,
-        "truing.quickstart:run",
+        "truing.quickstart.loop:run",
         "the whole loop in a small world of its own, with a report; no download",
     ),
     "sft": Command(

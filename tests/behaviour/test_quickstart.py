@@ -6,68 +6,65 @@ from typing import Any
 
 import pytest
 
-from truing import quickstart
 from truing.data.formats import load
 from truing.data.schema import Comparison
-from truing.evaluate import world
 from truing.models.model import load_policy
+from truing.quickstart import loop
+from truing.quickstart.plan import Plan
 from truing.run import Run
 from truing.settings import QuickstartConfig
+from truing.worlds import measuring
 from truing.worlds.gold import gold
 from truing.worlds.replies import FAULT_RATE
 from truing.worlds.service import cases
 
-SMALL = {
-    "DEMONSTRATIONS": 96,
-    "PAIRS": 64,
-    "HELD_OUT_PAIRS": 24,
-    "PROMPTS": 24,
-    "BEST_OF": 2,
-    "WATCHED": 8,
-}
+SMALL = Plan(
+    demonstrations=96,
+    pairs=64,
+    held_out_pairs=24,
+    prompts=24,
+    best_of=2,
+    watched=8,
+    rollouts=2,
+    unbraked=2,
+)
 
 
-def go(folder: Path, **settings: Any) -> dict[str, Any]:
+def go(folder: Path, plan: Plan | None = None, **settings: Any) -> dict[str, Any]:
     """Run the quickstart and read its summary.json."""
-    page = quickstart.run(QuickstartConfig(output_dir=str(folder), **settings))
+    page = loop.run(QuickstartConfig(output_dir=str(folder), **settings), plan)
     assert page.is_file()
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL.items():
-        monkeypatch.setattr(quickstart, name, value)
-
-
-@pytest.mark.usefixtures("small")
 def test_a_small_quickstart_writes_everything_and_repeats_itself(tmp_path: Path) -> None:
-    first = go(tmp_path / "first")
+    first = go(tmp_path / "first", SMALL)
     for key in ("reward_accuracy", "win_rate", "kl", "length", "seconds", "peak_mb", "versions"):
         assert first[key], key
     assert first["seed"] == 0
     assert first["simulated"] is True
-    assert {"value", "low", "high", "n"} <= first["win_rate"]["dpo_vs_sft"].keys()
+    for contest in ("dpo_vs_sft", "ppo_vs_sft"):
+        assert {"value", "low", "high", "n"} <= first["win_rate"][contest].keys()
+    assert first["overoptimisation"]["stop"] in (0, 2)
     assert {"value", "low", "high", "ceiling"} <= first["reward_accuracy"].keys()
     assert 0 < first["seconds"]["sft"] < first["seconds"]["total"]
-    for stage in ("sft", "reward", "dpo"):
+    for stage in ("sft", "reward", "dpo", "ppo", "ppo_without_kl"):
         assert Run.open(tmp_path / "first" / stage).info["status"] == "finished"
     rows = load(tmp_path / "first" / "comparisons.jsonl", Comparison)
     assert len(rows) > 40
     assert all(row.provenance.simulated for row in rows)
     page = (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
     assert "simulated" in page.lower()
-    second = go(tmp_path / "second")
+    second = go(tmp_path / "second", SMALL)
     for costs in (first, second):
         for key in ("seconds", "seconds_per_step", "peak_mb"):
             del costs[key]
     assert first == second
 
 
-@pytest.mark.usefixtures("small")
 def test_flipped_labels_turn_every_comparison_round(tmp_path: Path) -> None:
-    go(tmp_path / "panel")
-    go(tmp_path / "flipped", labels="flipped")
+    go(tmp_path / "panel", SMALL)
+    go(tmp_path / "flipped", SMALL, labels="flipped")
     kept = load(tmp_path / "panel" / "comparisons.jsonl", Comparison)
     turned = load(tmp_path / "flipped" / "comparisons.jsonl", Comparison)
     assert [(c.chosen, c.rejected) for c in turned] == [(c.rejected, c.chosen) for c in kept]
@@ -76,7 +73,7 @@ def test_flipped_labels_turn_every_comparison_round(tmp_path: Path) -> None:
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep me", encoding="utf-8")
     with pytest.raises(ValueError, match="not empty"):
-        quickstart.run(QuickstartConfig(output_dir=str(tmp_path)))
+        loop.run(QuickstartConfig(output_dir=str(tmp_path)))
     assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "keep me"
 
 
@@ -101,13 +98,20 @@ def test_the_bounds_hold_at_other_seeds(tmp_path: Path, seed: int) -> None:
 
 def assert_bounds(figures: dict[str, Any]) -> None:
     assert figures["win_rate"]["dpo_vs_sft"]["low"] > 0.60
+    assert figures["win_rate"]["ppo_vs_sft"]["low"] > 0.60
     assert figures["win_rate"]["sft_vs_base"]["low"] > 0.60
     assert figures["win_rate"]["dpo_vs_sft"]["n"] >= 500
     assert figures["reward_accuracy"]["low"] > 0.5
     assert figures["peak_mb"] < 3000
     # Exact facts: alignment must not lower them, in all and for each kind of held-out prompt.
-    for kind in figures["facts"]["dpo"].values():
-        assert not kind["all"]["lowered"]
+    for system in ("dpo", "ppo"):
+        for kind in figures["facts"][system].values():
+            assert not kind["all"]["lowered"]
+    # The run without a KL penalty is a warning: the score rose, and gold fell below its start.
+    over = figures["overoptimisation"]
+    assert over["gamed"]
+    assert over["proxy"]["end"] > over["proxy"]["start"]
+    assert over["gold"]["end"] < over["gold"]["start"] < over["gold"]["best"]
 
 
 @pytest.mark.slow
@@ -115,13 +119,13 @@ def test_there_is_something_to_gain(real: Path) -> None:
     """Gold's best of 16 beats one sample nearly always, and every fault is there to be removed."""
     policy = load_policy(real / "sft")
     shown = cases(200, seed=11, split="heldout")
-    encoder = world.Encoder(policy.tokenizer)
-    one = world.sampled(policy, shown, seed=1, stream="one")
-    many = world.sampled(policy, shown, seed=1, stream="many", samples=16)
+    encoder = measuring.Encoder(policy.tokenizer)
+    one = measuring.sampled(policy, shown, seed=1, stream="one")
+    many = measuring.sampled(policy, shown, seed=1, stream="many", samples=16)
     wins = 0.0
     for case, (single,), group in zip(shown, one, many, strict=True):
-        alone = world.reply(case, encoder, single).gold
-        best = max(world.reply(case, encoder, t).gold for t in group)
+        alone = measuring.reply(case, encoder, single).gold
+        best = max(measuring.reply(case, encoder, t).gold for t in group)
         wins += (best > alone) + 0.5 * (best == alone)
     assert wins / len(shown) >= 0.85
 
@@ -130,8 +134,8 @@ def test_there_is_something_to_gain(real: Path) -> None:
 def test_each_fault_stands_in_5_to_40_percent_of_supervised_samples(real: Path) -> None:
     policy = load_policy(real / "sft")
     shown = cases(600, seed=12, split="train")
-    encoder = world.Encoder(policy.tokenizer)
-    done = world.sampled(policy, shown, seed=1, stream="faults")
+    encoder = measuring.Encoder(policy.tokenizer)
+    done = measuring.sampled(policy, shown, seed=1, stream="faults")
     found = [
         gold(c, encoder.decode(t.response_ids), finished=t.finish == "stop").faults
         for c, (t,) in zip(shown, done, strict=True)
@@ -146,13 +150,16 @@ def test_each_fault_stands_in_5_to_40_percent_of_supervised_samples(real: Path) 
 
 @pytest.mark.slow
 def test_shuffled_labels_gain_nothing(tmp_path: Path) -> None:
-    rate = go(tmp_path / "run", labels="shuffled")["win_rate"]["dpo_vs_sft"]
-    assert rate["low"] < 0.5
+    rates = go(tmp_path / "run", labels="shuffled")["win_rate"]
+    assert rates["dpo_vs_sft"]["low"] < 0.5
+    assert rates["ppo_vs_sft"]["low"] < 0.5
 
 
 @pytest.mark.slow
 def test_flipped_labels_make_gold_fall(tmp_path: Path) -> None:
-    assert go(tmp_path / "run", labels="flipped")["win_rate"]["dpo_vs_sft"]["high"] < 0.5
+    rates = go(tmp_path / "run", labels="flipped")["win_rate"]
+    assert rates["dpo_vs_sft"]["high"] < 0.5
+    assert rates["ppo_vs_sft"]["high"] < 0.5
 
 
 @pytest.mark.slow

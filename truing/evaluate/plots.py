@@ -111,14 +111,15 @@ def dot_plot(
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         if percent:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
-        for x, _ in marks:
-            axes.axvline(x, color=FAINT, linewidth=1, dashes=(3, 2), zorder=1)
-        _name_marks(axes, marks)
+        _mark(axes, marks)
         return _svg(figure, name)
 
 
-def line_plot(lines: Sequence[Line], title: str, name: str) -> str:
-    """Curves over steps, each named at its right end where there are several."""
+def line_plot(
+    lines: Sequence[Line], title: str, name: str, *, marks: Sequence[tuple[float, str]] = ()
+) -> str:
+    """Curves over steps, each named at its right end where there are several; ``marks`` are
+    vertical lines."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 2.1), facecolor="none")
         several = len(lines) > 1
@@ -140,15 +141,17 @@ def line_plot(lines: Sequence[Line], title: str, name: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         figure.text(0.01, 0.99, title, va="top", fontsize=10, color=INK)
+        _mark(axes, marks)
         if several:
             _name_ends(axes, lines)
         return _svg(figure, name)
 
 
-def _name_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
-    """Names above the vertical lines, each on the side of its line that has more room."""
+def _mark(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
+    """Vertical lines, each with its name above it on the side that has more room."""
     low, high = axes.get_xlim()
     for x, label in marks:
+        axes.axvline(x, color=FAINT, linewidth=1, dashes=(3, 2), zorder=1)
         axes.annotate(
             label, (x, 1), (0, 4), xycoords=("data", "axes fraction"),
             textcoords="offset points", color=FAINT, fontsize=8.5,

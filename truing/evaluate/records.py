@@ -103,6 +103,28 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Overoptimisation:
+    """A run made to show how a reward is gamed: at each step looked at, the reward that was pushed
+    (``proxy``), the one it stands for (``gold``) and the distance gone (``kl``)."""
+
+    label: str
+    steps: Sequence[float]
+    proxy: Sequence[float]
+    gold: Sequence[float]
+    kl: Sequence[float]
+
+    @property
+    def best(self) -> int:
+        """The look at which gold was highest: there one should have stopped."""
+        return max(range(len(self.gold)), key=lambda i: self.gold[i])
+
+    @property
+    def gamed(self) -> bool:
+        """Whether the proxy went on rising from there while gold fell."""
+        return self.proxy[-1] > self.proxy[self.best] and self.gold[-1] < self.gold[self.best]
+
+
+@dataclass(frozen=True)
 class Stage:
     """What a stage cost; ``steps`` 0 where there are none."""
 
@@ -157,6 +179,7 @@ class Report:
     peak_mb: float
     reward: RewardTest | None = None
     curves: Sequence[Curve] = ()
+    overoptimisation: Overoptimisation | None = None
     seeds: Sequence[SeedRun] = ()
     setup: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -210,5 +233,7 @@ def _check(report: Report) -> None:
     for c in report.curves:
         if len(c.steps) != len(c.values) or {len(c.low), len(c.high)} - {0, len(c.steps)}:
             raise ValueError(f"curve {c.stage} {c.panel} {c.label}: steps and values differ")
+    if (o := report.overoptimisation) and len({*map(len, (o.steps, o.proxy, o.gold, o.kl))}) != 1:
+        raise ValueError(f"{o.label}: proxy, gold and KL must be given at every step looked at")
     if report.reward and not report.reward.scorers:
         raise ValueError("a reward test needs at least the reward model among its scorers")

@@ -65,6 +65,7 @@ def render(report: Report, figures: Mapping[str, Any]) -> str:
         examples=[(report.items[i], _columns(report, i, spans)) for i in shown],
         plots={name: Markup(svg) for name, svg in _plots(report, figures).items()},
         panels=_panels(report),
+        warning=_warning(report),
         later=_later(report),
         fault_names=_by_rate(figures["faults"][report.reference]),
         seeds=_seeds(report, figures),
@@ -185,6 +186,20 @@ def _panels(report: Report) -> list[Markup]:
             line = Line(c.label, c.steps, c.values, c.low, c.high, colour.get(c.system))
             lines.setdefault(f"{c.stage}: {c.panel}", []).append(line)
     return [Markup(line_plot(drawn, title, title)) for title, drawn in lines.items()]
+
+
+def _warning(report: Report) -> list[Markup]:
+    """Proxy and gold of the run that was meant to go wrong, and how far it went."""
+    if (run := report.overoptimisation) is None:
+        return []
+    marks = [(run.steps[run.best], "stop here")] if run.gamed else []
+    pairs = [("reward model", run.proxy), ("gold", run.gold)]
+    rewards = [Line(name, run.steps, values, (), (), None) for name, values in pairs]
+    distance = [Line("KL", run.steps, run.kl, (), (), None)]
+    return [
+        Markup(line_plot(rewards, "Reward", f"{run.label}: reward", marks=marks)),
+        Markup(line_plot(distance, "KL in nats", f"{run.label}: KL", marks=marks)),
+    ]
 
 
 def _by_rate(faults: Mapping[str, Any]) -> list[str]:

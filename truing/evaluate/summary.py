@@ -11,6 +11,7 @@ from truing.evaluate.records import (
     ALL,
     Curve,
     Item,
+    Overoptimisation,
     Reply,
     Report,
     RewardTest,
@@ -33,6 +34,7 @@ __all__ = [
     "ALL",
     "Curve",
     "Item",
+    "Overoptimisation",
     "Reply",
     "Report",
     "RewardTest",
@@ -68,6 +70,7 @@ def summary(report: Report) -> dict[str, Any]:
         "kl": {s.name: _figure(mean(s.kl, keys)) for s in systems if len(s.kl)},
         "diversity": {s.name: _diversity(s) for s in systems},
         "knowledge": _knowledge(systems),
+        "overoptimisation": _overoptimisation(report.overoptimisation),
         "seconds": {s.name: s.seconds for s in report.stages}
         | {"total": sum(s.seconds for s in report.stages)},
         "seconds_per_step": {s.name: s.seconds / s.steps for s in report.stages if s.steps},
@@ -211,6 +214,21 @@ def _against(
     """The share of ``mine``; lowered when it loses to ``before`` row by row beyond chance."""
     lowered = later and win_rate(mine, before, cluster_N=keys).high < 0.5
     return _figure(rate(mine, keys)) | {"lowered": lowered}
+
+
+def _overoptimisation(run: Overoptimisation | None) -> dict[str, Any] | None:
+    """The step at which one should have stopped, and what was measured before, there and after."""
+    if run is None:
+        return None
+    lines = {"proxy": run.proxy, "gold": run.gold, "kl": run.kl}
+    return {
+        "stop": round(run.steps[run.best]),
+        "last": round(run.steps[-1]),
+        "gamed": run.gamed,
+    } | {
+        name: {"start": line[0], "best": line[run.best], "end": line[-1]}
+        for name, line in lines.items()
+    }
 
 
 def _diversity(system: System) -> dict[str, Any]:

@@ -43,7 +43,7 @@ FAULT_RATE = {
     "refusal": 0.18,
     "rambling": 0.20,
     "repetition": 0.42,
-    "no_ending": 0.20,
+    "no_ending": 0.27,
     "false_claim": 0.20,
 }
 

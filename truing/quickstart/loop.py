@@ -1,0 +1,103 @@
+"""`truing quickstart`: the embedded world through every stage, with nothing to download.
+
+demonstrate -> SFT -> sample -> judge -> reward model -> DPO, PPO -> evaluate -> report. Each arrow
+is the public stage with a public config, so the same seed gives the same numbers. All judgements
+are simulated, and marked so everywhere.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from truing import console
+from truing.data.formats import save
+from truing.evaluate.records import Stage
+from truing.evaluate.report import write_report
+from truing.models.model import load_policy
+from truing.quickstart import account, training
+from truing.quickstart.judging import judge, mislabel
+from truing.quickstart.plan import Plan
+from truing.run import Run
+from truing.settings import QuickstartConfig
+from truing.worlds.annotators import panel
+
+
+@dataclass
+class Clock:
+    """What each part of the loop cost, in the order they ran. A part is named by its run folder."""
+
+    folder: Path
+    stages: list[Stage] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str, label: str) -> Iterator[None]:
+        start = time.monotonic()
+        console.say(f"[bold]{label}[/bold]")
+        yield
+        trained = (self.folder / name / "run.json").is_file()
+        steps = Run.open(self.folder / name).info["summary"]["weight_version"] if trained else 0
+        self.stages.append(Stage(name, label, time.monotonic() - start, steps))
+
+
+def run(config: QuickstartConfig, plan: Plan | None = None) -> Path:
+    """Run the whole loop and write ``report.html`` and ``summary.json``; the report's path."""
+    folder = Path(config.output_dir)
+    plan = replace(plan or Plan(), seed=config.seed)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: give another --output-dir, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    clock, people = Clock(folder), panel(plan.seed)
+    with clock.part("sft", "Supervised fine-tuning on demonstrations"):
+        start = training.imitate(folder, plan)
+    with clock.part("judge", "Sampling pairs, which simulated annotators judge"):
+        labelled = judge(start, plan.compared(), people, plan.seed)
+        labelled = mislabel(labelled, config.labels, plan.seed)
+        held_out = judge(start, plan.compared_held_out(), people, plan.seed)
+        comparisons = [row.comparison for row in labelled.rows]
+        save(comparisons, folder / "comparisons.jsonl")
+        save([row.comparison for row in held_out.rows], folder / "comparisons_held_out.jsonl")
+    with clock.part("reward", "Reward model from the comparisons"):
+        scorer = training.learn_reward(folder, plan)
+    with clock.part("sft_chosen", "Control: SFT on the chosen replies"):
+        chosen = training.imitate_chosen(folder, plan, comparisons)
+    with clock.part("dpo", "Direct preference optimisation"):
+        dpo = training.prefer(folder, plan, start, scorer)
+    with clock.part("ppo", "Reinforcement learning from the reward model (PPO)"):
+        ppo = training.reinforce(folder, plan, start, scorer)
+    with clock.part("ppo_without_kl", "A warning: PPO without a KL penalty"):
+        training.unbrake(folder, plan, start, scorer)
+    with clock.part("evaluate", f"Evaluation on {plan.prompts} held-out prompts"):
+        base = load_policy(training.BASE, training.QUICK)
+        policies = {"base": base, "sft": start, "chosen": chosen, "dpo": dpo, "ppo": ppo}
+        systems = account.measure(policies, scorer, plan)
+        test = account.test(scorer, labelled, held_out)
+    report = account.describe(config, plan, clock.stages, systems, test, len(comparisons))
+    page = write_report(folder, report)
+    conclude(folder, page)
+    return page
+
+
+def conclude(folder: Path, page: Path) -> None:
+    """Print the figures that matter and where the report lies."""
+    figures = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    rows: dict[str, object] = {
+        f"{name.replace('_', ' ')} (gold)": f"{r['value']:.2f}  ({r['low']:.2f} to {r['high']:.2f})"
+        for name, r in figures["win_rate"].items()
+    }
+    accuracy = figures["reward_accuracy"]
+    rows["reward model accuracy"] = (
+        f"{accuracy['value']:.2f}  ({accuracy['low']:.2f} to {accuracy['high']:.2f}), "
+        f"ceiling {accuracy['ceiling']:.2f}"
+    )
+    over = figures["overoptimisation"]
+    rows["without KL, gold: start, best, end"] = (
+        f"{over['gold']['start']:.2f}, {over['gold']['best']:.2f} (rollout {over['stop']}), "
+        f"{over['gold']['end']:.2f}"
+    )
+    rows["seconds"] = round(figures["seconds"]["total"])
+    rows["peak memory (MB)"] = figures["peak_mb"]
+    console.table("Quickstart: every judgement simulated", rows)
+    console.say(f"Report: [link]{page}[/link]")

@@ -1,0 +1,37 @@
+"""How much of everything the quickstart takes, counted in rows and steps and never in seconds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from truing.worlds.service import Case, cases
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of one quickstart. No two uses share a prompt, but for what learns from comparisons."""
+
+    seed: int = 0
+    demonstrations: int = 6000
+    pairs: int = 4000  # prompts with two samples for the annotators
+    held_out_pairs: int = 400
+    prompts: int = 500  # held-out prompts of the evaluation
+    best_of: int = 8
+    watched: int = 100  # held-out prompts looked at while a policy trains
+    rollouts: int = 20  # of PPO
+    unbraked: int = 20  # rollouts of the run without a KL penalty
+
+    def demonstrated(self) -> Sequence[Case]:
+        return cases(self.demonstrations, seed=self.seed, split="train")
+
+    def compared(self) -> Sequence[Case]:
+        return cases(self.pairs, seed=self.seed, split="train", start=self.demonstrations)
+
+    def evaluated(self) -> Sequence[Case]:
+        return cases(self.prompts, seed=self.seed, split="heldout")
+
+    def compared_held_out(self) -> Sequence[Case]:
+        return cases(self.held_out_pairs, seed=self.seed, split="heldout", start=self.prompts)
+
+    def looked_at(self) -> Sequence[Case]:
+        start = self.prompts + self.held_out_pairs
+        return cases(self.watched, seed=self.seed, split="heldout", start=start)

@@ -1,0 +1,161 @@
+"""The trainings of the quickstart: the public stages, each with a public config.
+
+recipes/quickstart has the same settings as files, with the reasons.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from truing.data.formats import save
+from truing.data.schema import Comparison, Demonstration, Provenance
+from truing.models.heads import load_reward_model
+from truing.models.model import Loading, Policy, load_policy
+from truing.quickstart.plan import Plan
+from truing.rewards import ModelReward
+from truing.run import Run
+from truing.settings import DpoConfig, RewardConfig, SftConfig
+from truing.settings_online import PpoConfig
+from truing.stages import online, preference, reward, sft
+from truing.worlds import measuring
+from truing.worlds.replies import demonstration
+
+BASE = Path(__file__).parents[1] / "worlds" / "base"
+SIMULATED = Provenance(source="model", author="world", simulated=True)
+
+# On short rows and a CPU eager attention is quicker than sdpa, forwards and backwards.
+QUICK = Loading(attn_implementation="eager")
+TRAINING: dict[str, Any] = {
+    "report_to": [],
+    "logging_steps": 5,
+    "max_length": 256,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.1,
+    "use_cpu": True,
+    "attn_implementation": "eager",
+    "per_device_train_batch_size": 32,
+}
+ROLLOUTS: dict[str, Any] = TRAINING | {
+    "response_length": measuring.LONGEST,
+    "temperature": 1.0,
+    "per_device_train_batch_size": 64,
+    "local_rollout_forward_batch_size": 64,
+    "num_mini_batches": 2,
+    "share_backbone": True,
+}
+
+
+def imitate(folder: Path, plan: Plan) -> Policy:
+    """SFT on demonstrations, about a third of them faulty."""
+    rows = [
+        Demonstration(case.prompt, demonstration(case, plan.seed), SIMULATED)
+        for case in plan.demonstrated()
+    ]
+    save(rows, folder / "demonstrations.jsonl")
+    config = SftConfig(
+        **TRAINING,
+        output_dir=str(folder / "sft"),
+        model_name_or_path=str(BASE),
+        dataset_name=str(folder / "demonstrations.jsonl"),
+        learning_rate=3e-4,
+        num_train_epochs=1,
+        seed=plan.seed,
+    )
+    return load_policy(trained(sft.run(config)), QUICK)
+
+
+def imitate_chosen(folder: Path, plan: Plan, comparisons: Sequence[Comparison]) -> Policy:
+    """SFT on the preferred replies: what the comparisons are worth without their other half."""
+    rows = [Demonstration(row.prompt, row.chosen, SIMULATED) for row in comparisons]
+    save(rows, folder / "chosen.jsonl")
+    config = SftConfig(
+        **TRAINING,
+        output_dir=str(folder / "sft_chosen"),
+        model_name_or_path=str(folder / "sft"),
+        dataset_name=str(folder / "chosen.jsonl"),
+        learning_rate=3e-4,
+        num_train_epochs=1,
+        seed=plan.seed,
+    )
+    return load_policy(trained(sft.run(config)), QUICK)
+
+
+def learn_reward(folder: Path, plan: Plan) -> ModelReward:
+    """The reward model, started from the supervised model."""
+    config = RewardConfig(
+        **TRAINING,
+        output_dir=str(folder / "reward"),
+        model_name_or_path=str(folder / "sft"),
+        dataset_name=str(folder / "comparisons.jsonl"),
+        eval_dataset_name=str(folder / "comparisons_held_out.jsonl"),
+        learning_rate=3e-4,
+        num_train_epochs=1,
+        per_device_eval_batch_size=64,
+        seed=plan.seed,
+    )
+    return ModelReward(load_reward_model(trained(reward.run(config)), QUICK))
+
+
+def prefer(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Policy:
+    """DPO from the supervised model, watched on held-out prompts while it runs."""
+    config = DpoConfig(
+        **TRAINING,
+        output_dir=str(folder / "dpo"),
+        model_name_or_path=str(folder / "sft"),
+        dataset_name=str(folder / "comparisons.jsonl"),
+        learning_rate=1e-4,
+        beta=0.2,
+        num_train_epochs=1,
+        per_device_eval_batch_size=64,
+        log_completions_steps=20,
+        seed=plan.seed,
+    )
+    watch = measuring.watcher(plan.looked_at(), start, scorer)
+    return load_policy(trained(preference.run(config, watch=watch)), QUICK)
+
+
+def reinforce(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Policy:
+    """PPO from the supervised model against the reward model, watched likewise."""
+    config = PpoConfig(
+        **ROLLOUTS,
+        output_dir=str(folder / "ppo"),
+        model_name_or_path=str(folder / "sft"),
+        dataset_name=str(folder / "comparisons.jsonl"),
+        reward=[str(folder / "reward")],
+        max_steps=plan.rollouts,
+        num_ppo_epochs=2,
+        learning_rate=1.5e-4,
+        kl_target=3.0,
+        kl_horizon=200.0,
+        log_completions_steps=5,
+        seed=plan.seed,
+    )
+    watch = measuring.watcher(plan.looked_at(), start, scorer)
+    return load_policy(trained(online.run(config, watch=watch)), QUICK)
+
+
+def unbrake(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Run:
+    """PPO without a KL penalty and with large steps, on purpose: a warning, not a model to use."""
+    config = PpoConfig(
+        **ROLLOUTS | {"lr_scheduler_type": "constant_with_warmup"},
+        output_dir=str(folder / "ppo_without_kl"),
+        model_name_or_path=str(folder / "sft"),
+        dataset_name=str(folder / "comparisons.jsonl"),
+        reward=[str(folder / "reward")],
+        max_steps=plan.unbraked,
+        num_ppo_epochs=4,
+        learning_rate=6e-4,
+        kl_coef=0.0,
+        log_completions_steps=2,
+        seed=plan.seed,
+    )
+    watch = measuring.watcher(plan.looked_at(), start, scorer)
+    done = online.run(config, watch=watch)
+    assert done is not None
+    return done
+
+
+def trained(done: Run | None) -> Path:
+    """The folder of a stage's run; None would mean a dry run, which is never asked for here."""
+    assert done is not None
+    return done.path
