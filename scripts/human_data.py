@@ -41,7 +41,7 @@ def study(data: Path, out: Path, name: str) -> dict[str, Any]:
         *("--model-name-or-path", data / "models" / "stories260K-hf"),
         *("--dataset-name", folder / "train.jsonl", "--eval-dataset-name", folder / "test.jsonl"),
         *("--chat-template", template, "--max-length", 512, "--learning-rate", 1e-3),
-        *("--per-device-train-batch-size", 16, "--attn-implementation", "eager", "--use-cpu"),
+        *("--per-device-train-batch-size", 16, "--use-cpu"),
     )
     command(
         *("reward-bench", folder / "reward", "--dataset-name", folder / "test.jsonl"),

@@ -25,26 +25,40 @@ def percent(x: Figures) -> str:
 
 
 def move(name: str, digits: int) -> Callable[[Figures], str]:
-    """A figure of the supervised model and of DPO."""
-    return lambda f: " → ".join(f"{f[name][s]['value']:.{digits}f}" for s in ("sft", "dpo"))
+    """A figure of the supervised model, then of DPO and of PPO."""
+    return lambda f: after(f, lambda s: f"{f[name][s]['value']:.{digits}f}")
+
+
+def after(figures: Figures, read: Callable[[str], str]) -> str:
+    return f"{read('sft')} → {read('dpo')}, {read('ppo')}"
+
+
+def warning(figures: Figures) -> str:
+    """Gold of the run without a KL penalty: at the start, at its best, at the end."""
+    gold = figures["overoptimisation"]["gold"]
+    return " → ".join(f"{gold[when]:.2f}" for when in ("start", "best", "end"))
 
 
 # What the table shows, in order: a label and how to read it from a summary.json.
 ROWS: dict[str, Callable[[Figures], str]] = {
     "**DPO beats SFT**, by gold": win("dpo_vs_sft"),
+    "**PPO beats SFT**, by gold": win("ppo_vs_sft"),
     "SFT beats the base model": win("sft_vs_base"),
     "best of several SFT samples, picked by the reward model, beats SFT": win("best_of_n_vs_sft"),
     "control: SFT on the chosen replies beats SFT": win("chosen_vs_sft"),
-    "gold reward, SFT → DPO": move("gold", 2),
-    "every fact right, SFT → DPO": lambda f: " → ".join(
-        f"{100 * f['facts'][s]['all']['all']['value']:.0f} %" for s in ("sft", "dpo")
+    "gold reward, SFT → DPO, PPO": move("gold", 2),
+    "every fact right, SFT → DPO, PPO": lambda f: after(
+        f, lambda s: f"{100 * f['facts'][s]['all']['all']['value']:.0f} %"
     ),
     "reward model agrees with new labels": lambda f: percent(f["reward_accuracy"]),
     "ceiling: gold itself agrees with them": lambda f: (
         f"{100 * f['reward_accuracy']['ceiling']:.0f} %"
     ),
-    "tokens per reply, SFT → DPO": move("length", 0),
-    "KL of DPO to SFT, nats per reply": lambda f: f"{f['kl']['dpo']['value']:.1f}",
+    "tokens per reply, SFT → DPO, PPO": move("length", 0),
+    "KL to SFT, nats per reply: DPO, PPO": lambda f: ", ".join(
+        f"{f['kl'][s]['value']:.1f}" for s in ("dpo", "ppo")
+    ),
+    "a warning: PPO without KL penalty, gold at its start → best → end": warning,
     "minutes": lambda f: f"{f['seconds']['total'] / 60:.1f}",
     "peak memory": lambda f: f"{f['peak_mb'] / 1024:.1f} GB",
 }

@@ -1,8 +1,8 @@
 """The loop on real input, by the public commands: a pretrained story model learns to be cheerful.
 
-SFT on stories, pairs of its own continuations, a sentiment lexicon as judge, a reward model, DPO;
-then sentiment and fluency of held-out continuations, before and after. docs/real-data.md shows the
-figures this prints.
+SFT on stories, pairs of its own continuations, a sentiment lexicon as judge, a reward model; then
+DPO, PPO at a fixed KL coefficient, and PPO with one that is drawn to a target. Sentiment and
+fluency of held-out continuations, before and after. docs/real-data.md shows what this prints.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from examples.lexicon_reward import sentiment
@@ -21,6 +22,7 @@ from truing.data.batch import Encoder
 from truing.data.formats import load
 from truing.data.schema import Demonstration
 from truing.models.model import load_policy, sequence_logps
+from truing.run import Run
 from truing.stats.ratings import mean, paired_difference
 
 
@@ -55,6 +57,13 @@ def bits_per_character(model: Path, samples: Path) -> list[float]:
     ]
 
 
+QUICK = ("--lr-scheduler-type", "cosine", "--attn-implementation", "eager", "--use-cpu")
+LENGTH = 64  # tokens of a continuation
+AFTER = ("dpo", "ppo", "ppo_adaptive")
+KL_TARGET = 4.0  # nats per continuation
+LAST = 20  # rollouts at the end, over which a KL is read
+
+
 def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> dict[str, Any]:
     """Run the commands in ``out`` on the files of ``data``; the figures before and after."""
     os.environ["LEXICON"] = str(data / "lexicons" / "vader_lexicon.txt")
@@ -62,15 +71,14 @@ def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> d
     out.mkdir(parents=True, exist_ok=True)
     first_sentences(text / "tinystories_cased_train.jsonl.gz", out / "prompts.jsonl", prompts)
     first_sentences(text / "tinystories_lowercase_valid.jsonl.gz", out / "held_out.jsonl", held_out)
-    quick = ("--lr-scheduler-type", "cosine", "--attn-implementation", "eager", "--use-cpu")
     command(
         *("sft", "--output-dir", out / "sft", "--model-name-or-path", model),
         *("--dataset-name", text / "tinystories_cased_train.jsonl.gz", "--max-length", 200),
-        *("--max-steps", 60, "--per-device-train-batch-size", 16, "--learning-rate", 3e-4, *quick),
+        *("--max-steps", 60, "--per-device-train-batch-size", 16, "--learning-rate", 3e-4, *QUICK),
     )
     command(
         *("sample", "--model-name-or-path", out / "sft", "--prompts", out / "prompts.jsonl"),
-        *("--num-generations", 4, "--max-completion-length", 64),
+        *("--num-generations", 4, "--max-completion-length", LENGTH),
         *("--output-file", out / "samples.jsonl"),
     )
     command(
@@ -81,42 +89,66 @@ def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> d
     command(
         *("reward", "--output-dir", out / "reward", "--model-name-or-path", out / "sft"),
         *("--dataset-name", out / "comparisons.jsonl", "--learning-rate", 1e-3),
-        *("--per-device-train-batch-size", 16, "--num-train-epochs", 3, *quick),
+        *("--per-device-train-batch-size", 16, "--num-train-epochs", 3, *QUICK),
     )
     command(
         *("dpo", "--output-dir", out / "dpo", "--model-name-or-path", out / "sft"),
         *("--dataset-name", out / "comparisons.jsonl", "--learning-rate", 3e-4, "--beta", 0.1),
-        *("--per-device-train-batch-size", 16, "--num-train-epochs", 2, *quick),
+        *("--per-device-train-batch-size", 16, "--num-train-epochs", 2, *QUICK),
     )
-    for name in ("sft", "dpo"):
-        command(
-            *("sample", "--model-name-or-path", out / name, "--prompts", out / "held_out.jsonl"),
-            *("--max-completion-length", 64, "--seed", 1),
-            *("--output-file", out / f"held_out_{name}.jsonl"),
-        )
-    command(
-        *("winrate", out / "dpo", out / "sft", "--prompts", out / "held_out.jsonl"),
-        *("--reward", out / "reward", "--max-completion-length", 64),
-        *("--output-file", out / "winrate.json"),
-    )
+    reinforce(out, "ppo", "--max-steps", 60, "--kl-coef", 0.1)
+    adaptive = ("--kl-target", KL_TARGET, "--kl-horizon", 400, "--kl-coef", 0.1)
+    reinforce(out, "ppo_adaptive", "--max-steps", 120, *adaptive)
     return figures(model, out)
 
 
+def reinforce(out: Path, name: str, *settings: object) -> None:
+    """PPO against the reward model, on the prompts that the comparisons were about."""
+    command(
+        *("ppo", "--output-dir", out / name, "--model-name-or-path", out / "sft"),
+        *("--dataset-name", out / "prompts.jsonl", "--reward", out / "reward"),
+        *("--response-length", LENGTH, "--temperature", 1.0, "--share-backbone"),
+        *("--per-device-train-batch-size", 64, "--num-mini-batches", 2, "--num-ppo-epochs", 2),
+        *("--learning-rate", 3e-4, *QUICK, "--lr-scheduler-type", "constant", *settings),
+    )
+
+
 def figures(model: Path, out: Path) -> dict[str, Any]:
-    """Sentiment and fluency of the held-out continuations, before and after DPO."""
+    """Sentiment and fluency of the held-out continuations, before and after; how far PPO went."""
     mood: dict[str, Sequence[float]] = {}
     odd: dict[str, list[float]] = {}
-    for name in ("sft", "dpo"):
-        rows = load(out / f"held_out_{name}.jsonl", Demonstration).rows
+    for name in ("sft", *AFTER):
+        told = out / f"held_out_{name}.jsonl"
+        command(
+            *("sample", "--model-name-or-path", out / name, "--prompts", out / "held_out.jsonl"),
+            *("--max-completion-length", LENGTH, "--seed", 1, "--output-file", told),
+        )
+        rows = load(told, Demonstration).rows
         mood[name] = sentiment([d.prompt for d in rows], [str(d.completion) for d in rows])
-        odd[name] = bits_per_character(model, out / f"held_out_{name}.jsonl")
-    won = json.loads((out / "winrate.json").read_text(encoding="utf-8"))
+        odd[name] = bits_per_character(model, told)
     return {
         "sentiment": {name: mean(values)._asdict() for name, values in mood.items()},
-        "sentiment_gain": paired_difference(mood["dpo"], mood["sft"])._asdict(),
+        "sentiment_gain": {n: paired_difference(mood[n], mood["sft"])._asdict() for n in AFTER},
         "bits_per_character": {name: mean(values)._asdict() for name, values in odd.items()},
-        "win_rate_by_reward_model": won["win_rate"],
+        "kl": {name: last_kl(out / name) for name in AFTER if name != "dpo"},
+        "win_rate_by_reward_model": {name: won(out, name) for name in AFTER},
     }
+
+
+def last_kl(run: Path) -> float:
+    """Mean KL in nats per continuation, over the last rollouts."""
+    seen = [m["objective/kl"] for m in Run.open(run).metrics() if "objective/kl" in m]
+    return fmean(float(kl or 0) for kl in seen[-LAST:])
+
+
+def won(out: Path, name: str) -> Any:
+    """The win rate against SFT on the held-out prompts, by the reward model."""
+    command(
+        *("winrate", out / name, out / "sft", "--prompts", out / "held_out.jsonl"),
+        *("--reward", out / "reward", "--max-completion-length", LENGTH),
+        *("--output-file", out / f"winrate_{name}.json"),
+    )
+    return json.loads((out / f"winrate_{name}.json").read_text(encoding="utf-8"))["win_rate"]
 
 
 def main() -> None:

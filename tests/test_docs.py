@@ -224,17 +224,18 @@ def test_the_constraints_name_every_direct_dependency() -> None:
 def summary(seed: int, wins: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `readme_figures` reads of a run's summary.json and of its first stage's run.json."""
     x = {"value": wins, "low": wins - 0.04, "high": wins + 0.04}
-    both = {"sft": {"value": 0.1}, "dpo": {"value": 0.46}}
-    contests = ("dpo_vs_sft", "sft_vs_base", "best_of_n_vs_sft", "chosen_vs_sft")
+    both = {"sft": {"value": 0.1}, "dpo": {"value": 0.46}, "ppo": {"value": 0.38}}
+    contests = ("dpo_vs_sft", "ppo_vs_sft", "sft_vs_base", "best_of_n_vs_sft", "chosen_vs_sft")
     figures = {
         "seed": seed,
         "prompts": 500,
         "win_rate": dict.fromkeys(contests, x),
         "gold": both,
-        "length": {"sft": {"value": 41.2}, "dpo": {"value": 38.0}},
+        "length": {"sft": {"value": 41.2}, "dpo": {"value": 38.0}, "ppo": {"value": 40.0}},
         "facts": {name: {"all": {"all": value}} for name, value in both.items()},
         "reward_accuracy": {**x, "ceiling": 0.7},
-        "kl": {"dpo": {"value": 7.25}},
+        "kl": {"dpo": {"value": 7.25}, "ppo": {"value": 3.0}},
+        "overoptimisation": {"gold": {"start": -0.5, "best": 0.1, "end": -2.0}},
         "seconds": {"total": 330.0},
         "peak_mb": 1536.0,
         "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
@@ -247,7 +248,8 @@ def test_the_table_of_figures_shows_every_seed() -> None:
     table = readme_figures.table([summary(0, 0.7), summary(1, 0.65)])
     assert table.startswith("| | seed 0 | seed 1 |\n")
     assert "| **DPO beats SFT**, by gold | 70 % (66 to 74) | 65 % (61 to 69) |" in table
-    assert "| gold reward, SFT → DPO | 0.10 → 0.46 | 0.10 → 0.46 |" in table
+    assert "| gold reward, SFT → DPO, PPO | 0.10 → 0.46, 0.38 | 0.10 → 0.46, 0.38 |" in table
+    assert "| -0.50 → 0.10 → -2.00 |" in table
     assert "| peak memory | 1.5 GB | 1.5 GB |" in table
     assert "Measured 2026-11-21 on Linux x86_64, 2 CPUs, 2 threads, torch 2.13.0" in table
 

@@ -20,7 +20,8 @@ from truing.worlds.service import cases
 
 SMALL = Plan(
     demonstrations=96,
-    pairs=64,
+    ranked=32,
+    samples=3,
     held_out_pairs=24,
     prompts=24,
     best_of=2,

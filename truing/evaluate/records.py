@@ -233,7 +233,9 @@ def _check(report: Report) -> None:
     for c in report.curves:
         if len(c.steps) != len(c.values) or {len(c.low), len(c.high)} - {0, len(c.steps)}:
             raise ValueError(f"curve {c.stage} {c.panel} {c.label}: steps and values differ")
-    if (o := report.overoptimisation) and len({*map(len, (o.steps, o.proxy, o.gold, o.kl))}) != 1:
-        raise ValueError(f"{o.label}: proxy, gold and KL must be given at every step looked at")
+    if o := report.overoptimisation:
+        looks = {len(o.steps), len(o.proxy), len(o.gold), len(o.kl)}
+        if len(looks) > 1 or looks == {0}:
+            raise ValueError(f"{o.label}: proxy, gold and KL are needed at every step looked at")
     if report.reward and not report.reward.scorers:
         raise ValueError("a reward test needs at least the reward model among its scorers")

@@ -84,8 +84,8 @@ def test(scorer: ModelReward, labelled: Judged, held_out: Judged) -> RewardTest:
     """The reward model on comparisons of prompts that no training has seen."""
     return measuring.reward_test(
         scorer,
-        [row.comparison for row in held_out.rows],
-        train=[row.comparison for row in labelled.rows],
+        held_out.comparisons,
+        train=labelled.comparisons,
         gold_margins=held_out.gold_margins,
         agreement=[row.agrees for row in held_out.rows],
     )
@@ -121,8 +121,8 @@ def describe(
         setup={
             "base model": "1.1 million parameters, packaged",
             "demonstrations": f"{plan.demonstrations}, of which about a third have a fault",
-            "comparisons": f"{comparisons}, each by one of {len(panel(config.seed))} simulated "
-            "annotators",
+            "comparisons": f"{comparisons}, all pairs among {plan.samples} samples of each prompt, "
+            f"each by one of {len(panel(config.seed))} simulated annotators",
             "labels": {"panel": "as the annotators gave them"}.get(config.labels, config.labels),
         },
         labels={"name": "names", "combination": "fact combinations", "phrasing": "paraphrases"},

@@ -18,7 +18,7 @@ from truing.evaluate.records import Stage
 from truing.evaluate.report import write_report
 from truing.models.model import load_policy
 from truing.quickstart import account, training
-from truing.quickstart.judging import judge, mislabel
+from truing.quickstart.judging import extremes, judge, mislabel, rankings
 from truing.quickstart.plan import Plan
 from truing.run import Run
 from truing.settings import QuickstartConfig
@@ -52,17 +52,19 @@ def run(config: QuickstartConfig, plan: Plan | None = None) -> Path:
     clock, people = Clock(folder), panel(plan.seed)
     with clock.part("sft", "Supervised fine-tuning on demonstrations"):
         start = training.imitate(folder, plan)
-    with clock.part("judge", "Sampling pairs, which simulated annotators judge"):
-        labelled = judge(start, plan.compared(), people, plan.seed)
+    with clock.part("judge", "Sampling replies, which simulated annotators compare"):
+        labelled = judge(start, plan.compared(), people, plan.seed, samples=plan.samples)
         labelled = mislabel(labelled, config.labels, plan.seed)
-        held_out = judge(start, plan.compared_held_out(), people, plan.seed)
-        comparisons = [row.comparison for row in labelled.rows]
-        save(comparisons, folder / "comparisons.jsonl")
-        save([row.comparison for row in held_out.rows], folder / "comparisons_held_out.jsonl")
+        held_out = judge(start, plan.compared_held_out(), people, plan.seed, samples=2)
+        ranked = rankings(labelled.comparisons)
+        save(labelled.comparisons, folder / "comparisons.jsonl")
+        save(held_out.comparisons, folder / "comparisons_held_out.jsonl")
+        save(ranked, folder / "rankings.jsonl")
+        save(extremes(ranked), folder / "extremes.jsonl")
     with clock.part("reward", "Reward model from the comparisons"):
         scorer = training.learn_reward(folder, plan)
     with clock.part("sft_chosen", "Control: SFT on the chosen replies"):
-        chosen = training.imitate_chosen(folder, plan, comparisons)
+        chosen = training.imitate_chosen(folder, plan, extremes(ranked))
     with clock.part("dpo", "Direct preference optimisation"):
         dpo = training.prefer(folder, plan, start, scorer)
     with clock.part("ppo", "Reinforcement learning from the reward model (PPO)"):
@@ -74,7 +76,7 @@ def run(config: QuickstartConfig, plan: Plan | None = None) -> Path:
         policies = {"base": base, "sft": start, "chosen": chosen, "dpo": dpo, "ppo": ppo}
         systems = account.measure(policies, scorer, plan)
         test = account.test(scorer, labelled, held_out)
-    report = account.describe(config, plan, clock.stages, systems, test, len(comparisons))
+    report = account.describe(config, plan, clock.stages, systems, test, len(labelled.rows))
     page = write_report(folder, report)
     conclude(folder, page)
     return page

@@ -12,19 +12,20 @@ class Plan:
 
     seed: int = 0
     demonstrations: int = 6000
-    pairs: int = 4000  # prompts with two samples for the annotators
-    held_out_pairs: int = 400
+    ranked: int = 2500  # prompts whose samples the annotators compare, each with each
+    samples: int = 4  # of each such prompt
+    held_out_pairs: int = 400  # for testing the reward model
     prompts: int = 500  # held-out prompts of the evaluation
     best_of: int = 8
     watched: int = 100  # held-out prompts looked at while a policy trains
-    rollouts: int = 20  # of PPO
-    unbraked: int = 20  # rollouts of the run without a KL penalty
+    rollouts: int = 40  # of PPO
+    unbraked: int = 15  # rollouts of the run without a KL penalty
 
     def demonstrated(self) -> Sequence[Case]:
         return cases(self.demonstrations, seed=self.seed, split="train")
 
     def compared(self) -> Sequence[Case]:
-        return cases(self.pairs, seed=self.seed, split="train", start=self.demonstrations)
+        return cases(self.ranked, seed=self.seed, split="train", start=self.demonstrations)
 
     def evaluated(self) -> Sequence[Case]:
         return cases(self.prompts, seed=self.seed, split="heldout")

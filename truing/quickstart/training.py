@@ -33,7 +33,6 @@ TRAINING: dict[str, Any] = {
     "warmup_ratio": 0.1,
     "use_cpu": True,
     "attn_implementation": "eager",
-    "per_device_train_batch_size": 32,
 }
 ROLLOUTS: dict[str, Any] = TRAINING | {
     "response_length": measuring.LONGEST,
@@ -59,13 +58,14 @@ def imitate(folder: Path, plan: Plan) -> Policy:
         dataset_name=str(folder / "demonstrations.jsonl"),
         learning_rate=3e-4,
         num_train_epochs=1,
+        per_device_train_batch_size=32,
         seed=plan.seed,
     )
     return load_policy(trained(sft.run(config)), QUICK)
 
 
 def imitate_chosen(folder: Path, plan: Plan, comparisons: Sequence[Comparison]) -> Policy:
-    """SFT on the preferred replies: what the comparisons are worth without their other half."""
+    """SFT on the best replies: what the comparisons are worth without their other half."""
     rows = [Demonstration(row.prompt, row.chosen, SIMULATED) for row in comparisons]
     save(rows, folder / "chosen.jsonl")
     config = SftConfig(
@@ -75,21 +75,23 @@ def imitate_chosen(folder: Path, plan: Plan, comparisons: Sequence[Comparison]) 
         dataset_name=str(folder / "chosen.jsonl"),
         learning_rate=3e-4,
         num_train_epochs=1,
+        per_device_train_batch_size=32,
         seed=plan.seed,
     )
     return load_policy(trained(sft.run(config)), QUICK)
 
 
 def learn_reward(folder: Path, plan: Plan) -> ModelReward:
-    """The reward model, started from the supervised model."""
+    """The reward model, started from the supervised model; each reply is read once."""
     config = RewardConfig(
         **TRAINING,
         output_dir=str(folder / "reward"),
         model_name_or_path=str(folder / "sft"),
-        dataset_name=str(folder / "comparisons.jsonl"),
+        dataset_name=str(folder / "rankings.jsonl"),
         eval_dataset_name=str(folder / "comparisons_held_out.jsonl"),
-        learning_rate=3e-4,
+        learning_rate=1e-3,
         num_train_epochs=1,
+        per_device_train_batch_size=16,
         per_device_eval_batch_size=64,
         seed=plan.seed,
     )
@@ -102,10 +104,11 @@ def prefer(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Poli
         **TRAINING,
         output_dir=str(folder / "dpo"),
         model_name_or_path=str(folder / "sft"),
-        dataset_name=str(folder / "comparisons.jsonl"),
+        dataset_name=str(folder / "extremes.jsonl"),
         learning_rate=1e-4,
         beta=0.2,
         num_train_epochs=1,
+        per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         log_completions_steps=20,
         seed=plan.seed,
@@ -120,14 +123,14 @@ def reinforce(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> P
         **ROLLOUTS,
         output_dir=str(folder / "ppo"),
         model_name_or_path=str(folder / "sft"),
-        dataset_name=str(folder / "comparisons.jsonl"),
+        dataset_name=str(folder / "rankings.jsonl"),
         reward=[str(folder / "reward")],
         max_steps=plan.rollouts,
-        num_ppo_epochs=2,
-        learning_rate=1.5e-4,
+        num_ppo_epochs=1,
+        learning_rate=2e-4,
         kl_target=3.0,
         kl_horizon=200.0,
-        log_completions_steps=5,
+        log_completions_steps=10,
         seed=plan.seed,
     )
     watch = measuring.watcher(plan.looked_at(), start, scorer)
@@ -136,17 +139,18 @@ def reinforce(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> P
 
 def unbrake(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Run:
     """PPO without a KL penalty and with large steps, on purpose: a warning, not a model to use."""
+    steady: dict[str, Any] = ROLLOUTS | {"lr_scheduler_type": "constant_with_warmup"}
     config = PpoConfig(
-        **ROLLOUTS | {"lr_scheduler_type": "constant_with_warmup"},
+        **steady,
         output_dir=str(folder / "ppo_without_kl"),
         model_name_or_path=str(folder / "sft"),
-        dataset_name=str(folder / "comparisons.jsonl"),
+        dataset_name=str(folder / "rankings.jsonl"),
         reward=[str(folder / "reward")],
         max_steps=plan.unbraked,
         num_ppo_epochs=4,
         learning_rate=6e-4,
         kl_coef=0.0,
-        log_completions_steps=2,
+        log_completions_steps=3,
         seed=plan.seed,
     )
     watch = measuring.watcher(plan.looked_at(), start, scorer)

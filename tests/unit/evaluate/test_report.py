@@ -13,6 +13,7 @@ from truing.evaluate.report import chips, render, write_report
 from truing.evaluate.summary import (
     Curve,
     Item,
+    Overoptimisation,
     Reply,
     Report,
     RewardTest,
@@ -140,6 +141,38 @@ def test_diversity_falls_when_replies_are_alike() -> None:
     assert figures["diversity"]["sft"]["value"] == pytest.approx(2 / 40)  # 2 of 20 · 2 pairs differ
     # Per 20 replies of 4 pairs: "answer i", "i is", "number i" always differ, "is number" never.
     assert figures["diversity"]["dpo"]["value"] == pytest.approx(61 / 80)
+
+
+def unbraked(gold: Sequence[float]) -> Overoptimisation:
+    return Overoptimisation("PPO untied", [0, 2, 4, 6], [0.0, 1.0, 2.0, 3.0], gold, [0, 1, 5, 90])
+
+
+def test_a_gamed_reward_is_told_with_the_step_to_stop_at() -> None:
+    told = report(overoptimisation=unbraked([-0.5, 0.1, 0.0, -2.0]))
+    assert summary(told)["overoptimisation"] == {
+        "stop": 2,
+        "last": 6,
+        "gamed": True,
+        "proxy": {"start": 0.0, "best": 1.0, "end": 3.0},
+        "gold": {"start": -0.5, "best": 0.1, "end": -2.0},
+        "kl": {"start": 0, "best": 1, "end": 90},
+    }
+    shown = page(told)
+    assert "One should have stopped at rollout 2" in shown
+    assert shown.count("stop here") == 2
+
+
+def test_a_reward_that_was_not_gamed_is_not_called_so() -> None:
+    told = report(overoptimisation=unbraked([-0.5, 0.1, 0.2, 0.3]))
+    assert not summary(told)["overoptimisation"]["gamed"]
+    shown = page(told)
+    assert "stop here" not in shown
+    assert "gold did not fall while the score rose" in shown
+
+
+def test_without_such_a_run_there_is_no_warning() -> None:
+    assert summary(report())["overoptimisation"] is None
+    assert 'id="overoptimisation"' not in page(report())
 
 
 def test_equal_prompts_count_once_in_intervals() -> None:
@@ -325,6 +358,11 @@ def test_files_are_the_same_each_time(tmp_path: Path) -> None:
         ({"items": [Item("p", 0)]}, "2 prompts"),
         ({"items": [Item("p", i) for i in range(41)]}, "41 prompts, 40 replies"),
         ({"curves": [Curve("a", "b", "c", [1, 2], [1])]}, "steps and values differ"),
+        (
+            {"overoptimisation": Overoptimisation("x", [0, 1], [1.0, 2.0], [1.0, 2.0], [1.0])},
+            "x: proxy, gold and KL",
+        ),
+        ({"overoptimisation": Overoptimisation("x", [], [], [], [])}, "at every step looked at"),
         ({"reward": RewardTest([], [], [], [])}, "at least the reward model"),
         ({"systems": [system("base", [0.0] * 40)] * 2}, "different names"),
     ],
