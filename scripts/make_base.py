@@ -29,6 +29,7 @@ from truing.worlds.corpus import all_words, base_documents, copying
 TARGET = Path(__file__).resolve().parents[1] / "truing" / "worlds" / "base"
 SEED = 0
 END = "<|end|>"
+TOKENIZER = "tokenizer_config.json"
 COPYING = 0.3
 
 
@@ -124,6 +125,10 @@ def store(trained: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float16).save_pretrained(target)
     AutoTokenizer.from_pretrained(trained).save_pretrained(target)
+    # How it was loaded here says nothing about the model, and may differ elsewhere.
+    settings = json.loads((target / TOKENIZER).read_text(encoding="utf-8"))
+    kept = {k: v for k, v in settings.items() if k not in ("is_local", "local_files_only")}
+    (target / TOKENIZER).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     size = sum(f.stat().st_size for f in target.iterdir()) / 2**20
     print(f"{target}: {size:.1f} MB")
 

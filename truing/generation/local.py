@@ -22,6 +22,8 @@ from truing.models.model import Policy, evaluating
 
 # Positions added to the cache whenever it is full.
 BLOCK = 64
+# Rows that have ended leave together, once this share is left: each leaving copies the cache.
+FULL = 0.75
 
 
 class GrowingLayer(DynamicLayer):
@@ -106,26 +108,33 @@ class LocalEngine:
 
     def _batch(self, requests: list[Request], sampling: Sampling) -> list[Trajectory]:
         cache, mask, hidden = self._prefill(requests)
-        limits = torch.tensor([self._limit(r, sampling) for r in requests], device=mask.device)
+        limits = torch.tensor([self._limit(r, sampling) for r in requests])
         longest = int(limits.max())
         keys = [(r.prompt_key, r.sample) for r in requests]
         draws = torch.from_numpy(uniforms(sampling.seed, sampling.stream, keys, longest))
-        stops = torch.tensor(sorted(self.stops), device=mask.device)
-        alive = torch.arange(len(requests), device=mask.device)
+        stops = torch.tensor(sorted(self.stops))
+        rows = torch.arange(len(requests))  # the request that each row of the batch answers
+        going = torch.ones_like(rows, dtype=torch.bool)
         ids: list[list[int]] = [[] for _ in requests]
         logps: list[list[float]] = [[] for _ in requests]
         for step in range(longest):
-            uniform = draws[alive.cpu(), step].to(mask.device)
-            token, logp = choose(self.policy.logits(hidden), uniform, sampling)
-            for i, t, p in zip(alive.tolist(), token.tolist(), logp.tolist(), strict=True):
-                ids[i].append(t)
-                logps[i].append(p)
-            going = ~torch.isin(token, stops) & (limits[alive] > step + 1)
+            token, logp = choose(
+                self.policy.logits(hidden), draws[rows, step].to(mask.device), sampling
+            )
+            drawn = token.cpu()
+            told = zip(rows.tolist(), going.tolist(), drawn.tolist(), logp.tolist(), strict=True)
+            for i, on, t, p in told:
+                if on:
+                    ids[i].append(t)
+                    logps[i].append(p)
+            going &= ~torch.isin(drawn, stops) & (limits[rows] > step + 1)
             if not bool(going.any()):
                 break
-            if not bool(going.all()):
+            if int(going.sum()) < FULL * len(going):
                 keep = going.nonzero().squeeze(-1)
-                alive, token, mask = alive[keep], token[keep], mask[keep]
+                rows, going = rows[keep], going[keep]
+                keep = keep.to(mask.device)
+                token, mask = token[keep], mask[keep]
                 for layer in cache.layers:
                     layer.select(keep)  # pyright: ignore[reportAttributeAccessIssue]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
@@ -159,7 +168,9 @@ class LocalEngine:
         return cache, mask, hidden
 
     def _step(self, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        # A row that has ended but not left yet may go beyond the context: what it says is not kept.
+        last = (self.policy.context or sys.maxsize) - 1
+        positions = (mask.cumsum(-1) - 1).clamp(min=0, max=last)[:, -ids.shape[1] :]
         output = self.policy.core.base_model(
             input_ids=ids,
             attention_mask=mask,

@@ -12,14 +12,14 @@ class Plan:
 
     seed: int = 0
     demonstrations: int = 6000
-    ranked: int = 2500  # prompts whose samples the annotators compare, each with each
+    ranked: int = 2000  # prompts whose samples the annotators compare, each with each
     samples: int = 4  # of each such prompt
     held_out_pairs: int = 400  # for testing the reward model
     prompts: int = 500  # held-out prompts of the evaluation
     best_of: int = 8
-    watched: int = 100  # held-out prompts looked at while a policy trains
-    rollouts: int = 40  # of PPO
-    unbraked: int = 15  # rollouts of the run without a KL penalty
+    watched: int = 64  # held-out prompts looked at while a policy trains
+    rollouts: int = 24  # of PPO
+    unbraked: int = 16  # rollouts of the run without a KL penalty
 
     def demonstrated(self) -> Sequence[Case]:
         return cases(self.demonstrations, seed=self.seed, split="train")

@@ -130,7 +130,7 @@ def reinforce(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> P
         learning_rate=2e-4,
         kl_target=3.0,
         kl_horizon=200.0,
-        log_completions_steps=10,
+        log_completions_steps=6,
         seed=plan.seed,
     )
     watch = measuring.watcher(plan.looked_at(), start, scorer)
@@ -147,10 +147,10 @@ def unbrake(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Run
         dataset_name=str(folder / "rankings.jsonl"),
         reward=[str(folder / "reward")],
         max_steps=plan.unbraked,
-        num_ppo_epochs=4,
-        learning_rate=6e-4,
+        num_ppo_epochs=2,
+        learning_rate=4e-4,
         kl_coef=0.0,
-        log_completions_steps=3,
+        log_completions_steps=4,
         seed=plan.seed,
     )
     watch = measuring.watcher(plan.looked_at(), start, scorer)

@@ -14,7 +14,7 @@ from tests.conftest import tiny_folder
 from truing.data.batch import Tokens, padded
 from truing.generation import local
 from truing.generation.engine import Request, Sampling, Trajectory
-from truing.generation.local import LocalEngine, choose
+from truing.generation.local import GrowingLayer, LocalEngine, choose
 from truing.keys import generator, uniforms
 from truing.models.checkpoint import add_lora
 from truing.models.model import Policy, load_policy, logp
@@ -220,6 +220,29 @@ def test_a_context_bounds_each_response_by_itself(policy: Policy) -> None:
     with pytest.raises(ValueError, match="a prompt of no tokens cannot be continued"):
         engine.generate([Request((), 0)], sampling)
     assert engine.generate([], sampling) == []
+
+
+def test_rows_that_have_ended_leave_together_and_harm_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Learned positions: the first row ends at the context's end, and stays while the others go on.
+    policy = load_policy(tiny_folder(tmp_path, "gpt2"))
+    requests = [Request(tuple(range(60)), 0), *(Request((5, i), i) for i in range(1, 8))]
+    sampling = Sampling(max_completion_length=20, seed=3)
+    engine = LocalEngine(policy)
+    engine.stops = set()
+    calls: list[int] = []
+    select = GrowingLayer.select
+    monkeypatch.setattr(
+        GrowingLayer, "select", lambda layer, rows: calls.append(len(rows)) or select(layer, rows)
+    )
+    done = engine.generate(requests, sampling)
+    assert [len(t.response_ids) for t in done] == [4, *[20] * 7]
+    # One of eight gone is not worth a copy of the cache.
+    assert calls == []
+    for request, together in zip(requests, done, strict=True):
+        assert engine.generate([request], sampling)[0].ids == together.ids
+    agree(policy, done, 1.0)
 
 
 def test_every_stop_of_the_model_ends_a_response(policy: Policy) -> None:
