@@ -18,8 +18,8 @@ class Plan:
     prompts: int = 500  # held-out prompts of the evaluation
     best_of: int = 8
     watched: int = 64  # held-out prompts looked at while a policy trains
-    rollouts: int = 24  # of PPO
-    unbraked: int = 16  # rollouts of the run without a KL penalty
+    rollouts: int = 16  # of PPO
+    unbraked: int = 12  # rollouts of the run without a KL penalty
 
     def demonstrated(self) -> Sequence[Case]:
         return cases(self.demonstrations, seed=self.seed, split="train")

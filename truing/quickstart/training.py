@@ -128,9 +128,10 @@ def reinforce(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> P
         max_steps=plan.rollouts,
         num_ppo_epochs=1,
         learning_rate=2e-4,
-        kl_target=3.0,
-        kl_horizon=200.0,
-        log_completions_steps=6,
+        kl_coef=0.1,
+        kl_target=2.0,
+        kl_horizon=100.0,
+        log_completions_steps=4,
         seed=plan.seed,
     )
     watch = measuring.watcher(plan.looked_at(), start, scorer)
@@ -150,7 +151,7 @@ def unbrake(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Run
         num_ppo_epochs=2,
         learning_rate=4e-4,
         kl_coef=0.0,
-        log_completions_steps=4,
+        log_completions_steps=3,
         seed=plan.seed,
     )
     watch = measuring.watcher(plan.looked_at(), start, scorer)

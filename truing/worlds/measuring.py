@@ -18,6 +18,7 @@ from truing.worlds.service import Case
 # Tokens a reply may take: the longest demonstration has fewer.
 LONGEST = 96
 QUESTIONS = 100
+SIDE_BY_SIDE = 256  # replies: for a small model the steps cost more than the rows
 
 
 def item(case: Case) -> Item:
@@ -45,7 +46,13 @@ def sampled(
     sampling = Sampling(max_completion_length=LONGEST, seed=seed, stream=stream)
     prompts, keys = [case.prompt for case in cases], [case.key for case in cases]
     return complete(
-        policy, Encoder(policy.tokenizer), prompts, sampling, keys=keys, samples=samples
+        policy,
+        Encoder(policy.tokenizer),
+        prompts,
+        sampling,
+        keys=keys,
+        samples=samples,
+        batch_size=SIDE_BY_SIDE,
     )
 
 

@@ -201,6 +201,13 @@ def test_a_shared_layout_by_hand() -> None:
     assert layout.last_B2.tolist() == [[0, 3], [0, 4], [1, 1], [2, 0]]
 
 
+def test_a_row_is_shared_by_few() -> None:
+    """Attention grows with the square of a row, so a prompt with many answers has several rows."""
+    layout = shared([Tokens((7, 8), (i,)) for i in range(6)])
+    assert layout.ids_RC.tolist() == [[7, 8, 0, 1, 2, 3], [7, 8, 4, 5, 0, 0]]
+    assert layout.last_B2.tolist() == [[0, 2], [0, 3], [0, 4], [0, 5], [1, 2], [1, 3]]
+
+
 def test_answers_apart_share_nothing() -> None:
     """Only neighbours share a row; without any the layout is the padded one."""
     answers = [Tokens((7,), (9,)), Tokens((5,), (6,)), Tokens((7,), (3, 4))]
