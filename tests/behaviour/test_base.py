@@ -1,4 +1,4 @@
-"""The packaged base model is what `make base` makes (a short run of it; the whole takes an hour)."""
+"""The packaged base model is what `make base` makes: a short run of it, twice."""
 
 import subprocess
 import sys

@@ -30,7 +30,7 @@ SYSTEMS = {
     "base": ("Base", "the raw model", "before any training"),
     "sft": ("SFT", "the supervised model", "trained on demonstrations"),
     "chosen": ("SFT on chosen", "SFT on the chosen replies", "a control"),
-    "dpo": ("DPO", "DPO", "trained on comparisons"),
+    "dpo": ("DPO", "DPO", "trained on the best reply to each prompt against the worst"),
     "ppo": ("PPO", "PPO", "trained on the reward model"),
 }
 CONTESTS = [
@@ -40,7 +40,7 @@ CONTESTS = [
     ("dpo", "sft"),
     ("ppo", "sft"),
 ]
-# Stage, panel, metric and label of each line of the report's plots.
+# Run folder, stage, panel, metric and label of each line of the report's plots.
 CURVES = [
     ("sft", "SFT", "Loss", "loss", "training"),
     ("reward", "Reward model", "Loss", "loss", "training"),
@@ -57,8 +57,8 @@ CURVES = [
 
 
 def measure(policies: Mapping[str, Policy], scorer: ModelReward, plan: Plan) -> list[System]:
-    """Every system on the same held-out prompts, one sample each at temperature 1; best of n too,
-    behind the last control."""
+    """Every system on the same held-out prompts, one sample each at temperature 1; best of n
+    stands after the control."""
     shown, start = plan.evaluated(), policies["sft"]
     found: list[System] = []
     for name, policy in policies.items():
@@ -80,7 +80,7 @@ def measure(policies: Mapping[str, Policy], scorer: ModelReward, plan: Plan) -> 
     return found
 
 
-def test(scorer: ModelReward, labelled: Judged, held_out: Judged) -> RewardTest:
+def test_reward(scorer: ModelReward, labelled: Judged, held_out: Judged) -> RewardTest:
     """The reward model on comparisons of prompts that no training has seen."""
     return measuring.reward_test(
         scorer,
@@ -115,7 +115,10 @@ def describe(
         stages=stages,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         reward=reward,
-        curves=[line for row in CURVES if (line := curve(folder, *row)).steps],
+        curves=[
+            Curve(stage, plot, label, *curve(folder / run, metric))
+            for run, stage, plot, metric, label in CURVES
+        ],
         overoptimisation=overoptimisation(folder),
         seeds=other_seeds(folder, config),
         setup={
@@ -130,20 +133,18 @@ def describe(
     )
 
 
-def curve(folder: Path, name: str, stage: str, plot: str, metric: str, label: str) -> Curve:
-    """A line of a plot, from the run's own metrics."""
-    lines = [m for m in Run.open(folder / name).metrics() if m.get(metric) is not None]
-    steps = [float(m["step"] or 0) for m in lines]
-    return Curve(stage, plot, label, steps, [float(m[metric] or 0) for m in lines])
+def curve(run: Path, metric: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a metric, from the run's own lines."""
+    lines = [m for m in Run.open(run).metrics() if m.get(metric) is not None]
+    return [float(m["step"] or 0) for m in lines], [float(m[metric] or 0) for m in lines]
 
 
 def overoptimisation(folder: Path) -> Overoptimisation:
     """The run without a KL penalty, as it was watched."""
-    lines = [
-        curve(folder, "ppo_without_kl", "", "", f"eval_objective/{name}", name)
-        for name in ("scores", "gold", "kl")
-    ]
-    return Overoptimisation("PPO without a KL penalty", lines[0].steps, *(c.values for c in lines))
+    run = folder / "ppo_without_kl"
+    steps, proxy = curve(run, "eval_objective/scores")
+    (_, gold), (_, kl) = curve(run, "eval_objective/gold"), curve(run, "eval_objective/kl")
+    return Overoptimisation("PPO without a KL penalty", steps, proxy, gold, kl)
 
 
 def other_seeds(folder: Path, config: QuickstartConfig) -> list[SeedRun]:

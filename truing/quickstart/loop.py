@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from truing import console
@@ -22,6 +22,7 @@ from truing.quickstart.judging import extremes, judge, mislabel, rankings
 from truing.quickstart.plan import Plan
 from truing.run import Run
 from truing.settings import QuickstartConfig
+from truing.worlds import measuring
 from truing.worlds.annotators import panel
 
 
@@ -45,7 +46,11 @@ class Clock:
 def run(config: QuickstartConfig, plan: Plan | None = None) -> Path:
     """Run the whole loop and write ``report.html`` and ``summary.json``; the report's path."""
     folder = Path(config.output_dir)
-    plan = replace(plan or Plan(), seed=config.seed)
+    plan = plan or Plan(seed=config.seed)
+    if plan.seed != config.seed:
+        raise ValueError(
+            f"the plan has seed {plan.seed}, the settings {config.seed}: give one seed"
+        )
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give another --output-dir, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,23 +65,25 @@ def run(config: QuickstartConfig, plan: Plan | None = None) -> Path:
         save(labelled.comparisons, folder / "comparisons.jsonl")
         save(held_out.comparisons, folder / "comparisons_held_out.jsonl")
         save(ranked, folder / "rankings.jsonl")
-        save(extremes(ranked), folder / "extremes.jsonl")
+        best_and_worst = extremes(ranked)
+        save(best_and_worst, folder / "extremes.jsonl")
     with clock.part("reward", "Reward model from the comparisons"):
         scorer = training.learn_reward(folder, plan)
     with clock.part("sft_chosen", "Control: SFT on the chosen replies"):
-        chosen = training.imitate_chosen(folder, plan, extremes(ranked))
+        chosen = training.imitate_chosen(folder, plan, best_and_worst)
+    watch = measuring.watcher(plan.looked_at(), start, scorer)
     with clock.part("dpo", "Direct preference optimisation"):
-        dpo = training.prefer(folder, plan, start, scorer)
+        dpo = training.prefer(folder, plan, watch)
     with clock.part("ppo", "Reinforcement learning from the reward model (PPO)"):
-        ppo = training.reinforce(folder, plan, start, scorer)
+        ppo = training.reinforce(folder, plan, watch)
     with clock.part("ppo_without_kl", "A warning: PPO without a KL penalty"):
-        training.unbrake(folder, plan, start, scorer)
+        training.unbrake(folder, plan, watch)
     with clock.part("evaluate", f"Evaluation on {plan.prompts} held-out prompts"):
         base = load_policy(training.BASE, training.QUICK)
         policies = {"base": base, "sft": start, "chosen": chosen, "dpo": dpo, "ppo": ppo}
         systems = account.measure(policies, scorer, plan)
-        test = account.test(scorer, labelled, held_out)
-    report = account.describe(config, plan, clock.stages, systems, test, len(labelled.rows))
+        tested = account.test_reward(scorer, labelled, held_out)
+    report = account.describe(config, plan, clock.stages, systems, tested, len(labelled.rows))
     page = write_report(folder, report)
     conclude(folder, page)
     return page

@@ -8,7 +8,8 @@ from truing.worlds.service import Case, cases
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of one quickstart. No two uses share a prompt, but for what learns from comparisons."""
+    """Sizes of one quickstart. No prompt serves two ends, but for the trainings after the judging:
+    they share its prompts."""
 
     seed: int = 0
     demonstrations: int = 6000
@@ -16,9 +17,9 @@ class Plan:
     samples: int = 4  # of each such prompt
     held_out_pairs: int = 400  # for testing the reward model
     prompts: int = 500  # held-out prompts of the evaluation
-    best_of: int = 8
+    best_of: int = 4
     watched: int = 64  # held-out prompts looked at while a policy trains
-    rollouts: int = 16  # of PPO
+    rollouts: int = 18  # of PPO
     unbraked: int = 12  # rollouts of the run without a KL penalty
 
     def demonstrated(self) -> Sequence[Case]:

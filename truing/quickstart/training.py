@@ -17,6 +17,7 @@ from truing.run import Run
 from truing.settings import DpoConfig, RewardConfig, SftConfig
 from truing.settings_online import PpoConfig
 from truing.stages import online, preference, reward, sft
+from truing.stages.setup import Watch
 from truing.worlds import measuring
 from truing.worlds.replies import demonstration
 
@@ -34,7 +35,14 @@ TRAINING: dict[str, Any] = {
     "use_cpu": True,
     "attn_implementation": "eager",
 }
+IMITATION: dict[str, Any] = TRAINING | {
+    "learning_rate": 3e-4,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 32,
+}
 ROLLOUTS: dict[str, Any] = TRAINING | {
+    "warmup_ratio": 0.0,  # it counts rollouts: the first would be learnt from at rate 0
+    "logging_steps": 1,
     "response_length": measuring.LONGEST,
     "temperature": 1.0,
     "per_device_train_batch_size": 64,
@@ -52,13 +60,10 @@ def imitate(folder: Path, plan: Plan) -> Policy:
     ]
     save(rows, folder / "demonstrations.jsonl")
     config = SftConfig(
-        **TRAINING,
+        **IMITATION,
         output_dir=str(folder / "sft"),
         model_name_or_path=str(BASE),
         dataset_name=str(folder / "demonstrations.jsonl"),
-        learning_rate=3e-4,
-        num_train_epochs=1,
-        per_device_train_batch_size=32,
         seed=plan.seed,
     )
     return load_policy(trained(sft.run(config)), QUICK)
@@ -69,13 +74,10 @@ def imitate_chosen(folder: Path, plan: Plan, comparisons: Sequence[Comparison]) 
     rows = [Demonstration(row.prompt, row.chosen, SIMULATED) for row in comparisons]
     save(rows, folder / "chosen.jsonl")
     config = SftConfig(
-        **TRAINING,
+        **IMITATION,
         output_dir=str(folder / "sft_chosen"),
         model_name_or_path=str(folder / "sft"),
         dataset_name=str(folder / "chosen.jsonl"),
-        learning_rate=3e-4,
-        num_train_epochs=1,
-        per_device_train_batch_size=32,
         seed=plan.seed,
     )
     return load_policy(trained(sft.run(config)), QUICK)
@@ -98,7 +100,7 @@ def learn_reward(folder: Path, plan: Plan) -> ModelReward:
     return ModelReward(load_reward_model(trained(reward.run(config)), QUICK))
 
 
-def prefer(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Policy:
+def prefer(folder: Path, plan: Plan, watch: Watch) -> Policy:
     """DPO from the supervised model, watched on held-out prompts while it runs."""
     config = DpoConfig(
         **TRAINING,
@@ -113,11 +115,10 @@ def prefer(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Poli
         log_completions_steps=20,
         seed=plan.seed,
     )
-    watch = measuring.watcher(plan.looked_at(), start, scorer)
     return load_policy(trained(preference.run(config, watch=watch)), QUICK)
 
 
-def reinforce(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Policy:
+def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
     """PPO from the supervised model against the reward model, watched likewise."""
     config = PpoConfig(
         **ROLLOUTS,
@@ -131,16 +132,15 @@ def reinforce(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> P
         kl_coef=0.1,
         kl_target=2.0,
         kl_horizon=100.0,
-        log_completions_steps=4,
+        log_completions_steps=6,
         seed=plan.seed,
     )
-    watch = measuring.watcher(plan.looked_at(), start, scorer)
     return load_policy(trained(online.run(config, watch=watch)), QUICK)
 
 
-def unbrake(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Run:
+def unbrake(folder: Path, plan: Plan, watch: Watch) -> None:
     """PPO without a KL penalty and with large steps, on purpose: a warning, not a model to use."""
-    steady: dict[str, Any] = ROLLOUTS | {"lr_scheduler_type": "constant_with_warmup"}
+    steady: dict[str, Any] = ROLLOUTS | {"lr_scheduler_type": "constant"}
     config = PpoConfig(
         **steady,
         output_dir=str(folder / "ppo_without_kl"),
@@ -154,10 +154,7 @@ def unbrake(folder: Path, plan: Plan, start: Policy, scorer: ModelReward) -> Run
         log_completions_steps=3,
         seed=plan.seed,
     )
-    watch = measuring.watcher(plan.looked_at(), start, scorer)
-    done = online.run(config, watch=watch)
-    assert done is not None
-    return done
+    trained(online.run(config, watch=watch))
 
 
 def trained(done: Run | None) -> Path:
