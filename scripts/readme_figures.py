@@ -26,10 +26,11 @@ def percent(x: Figures) -> str:
 
 def move(name: str, digits: int) -> Callable[[Figures], str]:
     """A figure of the supervised model, then of DPO and of PPO."""
-    return lambda f: after(f, lambda s: f"{f[name][s]['value']:.{digits}f}")
+    return lambda f: before_and_after(f, lambda s: f"{f[name][s]['value']:.{digits}f}")
 
 
-def after(figures: Figures, read: Callable[[str], str]) -> str:
+def before_and_after(figures: Figures, read: Callable[[str], str]) -> str:
+    """What ``read`` tells of SFT, then of DPO and PPO."""
     return f"{read('sft')} → {read('dpo')}, {read('ppo')}"
 
 
@@ -47,7 +48,7 @@ ROWS: dict[str, Callable[[Figures], str]] = {
     "best of several SFT samples, picked by the reward model, beats SFT": win("best_of_n_vs_sft"),
     "control: SFT on the chosen replies beats SFT": win("chosen_vs_sft"),
     "gold reward, SFT → DPO, PPO": move("gold", 2),
-    "every fact right, SFT → DPO, PPO": lambda f: after(
+    "every fact right, SFT → DPO, PPO": lambda f: before_and_after(
         f, lambda s: f"{100 * f['facts'][s]['all']['all']['value']:.0f} %"
     ),
     "reward model agrees with new labels": lambda f: percent(f["reward_accuracy"]),

@@ -25,6 +25,13 @@ from truing.models.model import load_policy, sequence_logps
 from truing.run import Run
 from truing.stats.ratings import mean, paired_difference
 
+QUICK = ("--attn-implementation", "eager", "--use-cpu")
+COSINE = ("--lr-scheduler-type", "cosine", *QUICK)
+LENGTH = 64  # tokens of a continuation
+TRAINED = ("dpo", "ppo", "ppo_adaptive")
+KL_TARGET = 4.0  # nats per continuation
+LAST = 20  # rollouts at the end, over which a KL is read
+
 
 def first_sentences(stories: Path, out: Path, n: int) -> None:
     """Prompts: the first sentence of each story."""
@@ -57,13 +64,6 @@ def bits_per_character(model: Path, samples: Path) -> list[float]:
     ]
 
 
-QUICK = ("--lr-scheduler-type", "cosine", "--attn-implementation", "eager", "--use-cpu")
-LENGTH = 64  # tokens of a continuation
-AFTER = ("dpo", "ppo", "ppo_adaptive")
-KL_TARGET = 4.0  # nats per continuation
-LAST = 20  # rollouts at the end, over which a KL is read
-
-
 def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> dict[str, Any]:
     """Run the commands in ``out`` on the files of ``data``; the figures before and after."""
     os.environ["LEXICON"] = str(data / "lexicons" / "vader_lexicon.txt")
@@ -74,7 +74,7 @@ def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> d
     command(
         *("sft", "--output-dir", out / "sft", "--model-name-or-path", model),
         *("--dataset-name", text / "tinystories_cased_train.jsonl.gz", "--max-length", 200),
-        *("--max-steps", 60, "--per-device-train-batch-size", 16, "--learning-rate", 3e-4, *QUICK),
+        *("--max-steps", 60, "--per-device-train-batch-size", 16, "--learning-rate", 3e-4, *COSINE),
     )
     command(
         *("sample", "--model-name-or-path", out / "sft", "--prompts", out / "prompts.jsonl"),
@@ -89,12 +89,12 @@ def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> d
     command(
         *("reward", "--output-dir", out / "reward", "--model-name-or-path", out / "sft"),
         *("--dataset-name", out / "comparisons.jsonl", "--learning-rate", 1e-3),
-        *("--per-device-train-batch-size", 16, "--num-train-epochs", 3, *QUICK),
+        *("--per-device-train-batch-size", 16, "--num-train-epochs", 3, *COSINE),
     )
     command(
         *("dpo", "--output-dir", out / "dpo", "--model-name-or-path", out / "sft"),
         *("--dataset-name", out / "comparisons.jsonl", "--learning-rate", 3e-4, "--beta", 0.1),
-        *("--per-device-train-batch-size", 16, "--num-train-epochs", 2, *QUICK),
+        *("--per-device-train-batch-size", 16, "--num-train-epochs", 2, *COSINE),
     )
     reinforce(out, "ppo", "--max-steps", 60, "--kl-coef", 0.1)
     adaptive = ("--kl-target", KL_TARGET, "--kl-horizon", 400, "--kl-coef", 0.1)
@@ -109,15 +109,16 @@ def reinforce(out: Path, name: str, *settings: object) -> None:
         *("--dataset-name", out / "prompts.jsonl", "--reward", out / "reward"),
         *("--response-length", LENGTH, "--temperature", 1.0, "--share-backbone"),
         *("--per-device-train-batch-size", 64, "--num-mini-batches", 2, "--num-ppo-epochs", 2),
-        *("--learning-rate", 3e-4, *QUICK, "--lr-scheduler-type", "constant", *settings),
+        *("--learning-rate", 3e-4, "--lr-scheduler-type", "constant", *QUICK, *settings),
     )
 
 
 def figures(model: Path, out: Path) -> dict[str, Any]:
-    """Sentiment and fluency of the held-out continuations, before and after; how far PPO went."""
+    """Sample held-out continuations, and measure their sentiment and fluency before and after; how
+    far PPO went."""
     mood: dict[str, Sequence[float]] = {}
     odd: dict[str, list[float]] = {}
-    for name in ("sft", *AFTER):
+    for name in ("sft", *TRAINED):
         told = out / f"held_out_{name}.jsonl"
         command(
             *("sample", "--model-name-or-path", out / name, "--prompts", out / "held_out.jsonl"),
@@ -128,20 +129,20 @@ def figures(model: Path, out: Path) -> dict[str, Any]:
         odd[name] = bits_per_character(model, told)
     return {
         "sentiment": {name: mean(values)._asdict() for name, values in mood.items()},
-        "sentiment_gain": {n: paired_difference(mood[n], mood["sft"])._asdict() for n in AFTER},
+        "sentiment_gain": {n: paired_difference(mood[n], mood["sft"])._asdict() for n in TRAINED},
         "bits_per_character": {name: mean(values)._asdict() for name, values in odd.items()},
-        "kl": {name: last_kl(out / name) for name in AFTER if name != "dpo"},
-        "win_rate_by_reward_model": {name: won(out, name) for name in AFTER},
+        "kl": {name: last_kl(out / name) for name in TRAINED if name != "dpo"},
+        "win_rate_by_reward_model": {name: win_rate(out, name) for name in TRAINED},
     }
 
 
 def last_kl(run: Path) -> float:
     """Mean KL in nats per continuation, over the last rollouts."""
     seen = [m["objective/kl"] for m in Run.open(run).metrics() if "objective/kl" in m]
-    return fmean(float(kl or 0) for kl in seen[-LAST:])
+    return fmean(float("nan") if kl is None else kl for kl in seen[-LAST:])
 
 
-def won(out: Path, name: str) -> Any:
+def win_rate(out: Path, name: str) -> Any:
     """The win rate against SFT on the held-out prompts, by the reward model."""
     command(
         *("winrate", out / name, out / "sft", "--prompts", out / "held_out.jsonl"),

@@ -33,6 +33,11 @@ class ModelReward:
         self.batch_size = batch_size
         self.encoder = Encoder(model.tokenizer, max_length=model.context)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether it learnt from simulated judgements: then its own are no better."""
+        return self.model.simulated
+
     def reads(self, prompt: Text) -> bool:
         """Whether the prompt leaves room for a response in the model's context."""
         context = self.model.context

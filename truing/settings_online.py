@@ -178,7 +178,7 @@ class OnlineConfig(
         ge=1,
         description="Times per_device_train_batch_size, on each device: the episodes of a rollout.",
     )
-    truncation_mode: Literal["drop"] = Field(
+    truncation_mode: Literal["drop"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "drop",
         description="A prompt that leaves no room for response_length tokens is left out and "
         "counted, never cut.",

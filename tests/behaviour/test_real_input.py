@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.real_input import AFTER, KL_TARGET, loop
+from scripts.real_input import KL_TARGET, TRAINED, loop
 
 # A continuation may become this much odder, in bits per character under the original model.
 ODDER = 0.35
@@ -14,7 +14,7 @@ ODDER = 0.35
 def test_a_story_model_becomes_cheerful_and_stays_fluent(shared_data: Path, tmp_path: Path) -> None:
     figures = loop(shared_data, tmp_path)
     odd = figures["bits_per_character"]
-    for name in AFTER:
+    for name in TRAINED:
         assert figures["sentiment_gain"][name]["low"] > 0
         assert odd[name]["value"] - odd["sft"]["value"] < ODDER
     assert abs(figures["kl"]["ppo_adaptive"] / KL_TARGET - 1) < 0.1

@@ -30,8 +30,8 @@ HH_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
 )
 NAMED_TEMPLATES = {"plain": PLAIN_TEMPLATE, "hh": HH_TEMPLATE}
-# Responses in a row that share its prompt. Attention grows with the square of the row: with prompts
-# twice as long as responses, 4 was quicker than 2 or 8.
+# Responses in a row that share its prompt. Attention grows with the square of the row: on two CPUs,
+# with the quickstart's model and prompts twice as long as responses, 4 was quicker than 2 or 8.
 SHARERS = 4
 
 

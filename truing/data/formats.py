@@ -19,7 +19,9 @@ from truing.data.records import columns_for, record_of
 from truing.data.schema import Comparison, Demonstration, Message, Prompt, Provenance, Record
 from truing.data.sources import DataError, read, refuse
 
-__all__ = ["DataError", "Dataset", "load", "save", "to_row"]
+__all__ = ["SIMULATED", "DataError", "Dataset", "load", "save", "to_row"]
+
+SIMULATED = "simulated: made by no person"  # a note
 
 R = TypeVar("R", bound=Record)
 
@@ -96,6 +98,7 @@ def load(source: str | Path, kind: type[R], *, split: str = "train") -> Dataset[
         came = f"no row could be used ({', '.join(notes.rows)})"
         refuse(table.name, came, "at least one usable row", "Look at the rows in the file.")
     _note_repeats(table.name, kept, notes)
+    _note_simulated(kept, notes)
     return Dataset(
         rows=tuple(record for _, record in kept),
         name=table.name,
@@ -117,6 +120,12 @@ def _note_repeats(name: str, kept: Sequence[tuple[int, Record]], notes: Notes) -
     if len(set(keys)) < len(keys):
         todo = "Drop the column 'key', and the rows will be numbered."
         refuse(name, "prompts with the same key came", "a key of its own for each", todo)
+
+
+def _note_simulated(kept: Sequence[tuple[int, Record]], notes: Notes) -> None:
+    for number, record in kept:
+        if not isinstance(record, Prompt) and record.provenance.simulated:
+            notes.rows[SIMULATED].append(number)
 
 
 def save(rows: Iterable[Record], path: str | Path) -> Path:

@@ -120,8 +120,8 @@ class Overoptimisation:
 
     @property
     def gamed(self) -> bool:
-        """Whether the proxy went on rising from there while gold fell."""
-        return self.proxy[-1] > self.proxy[self.best] and self.gold[-1] < self.gold[self.best]
+        """Whether the proxy went on rising from there while gold fell below where it began."""
+        return self.proxy[-1] > self.proxy[self.best] and self.gold[-1] < self.gold[0]
 
 
 @dataclass(frozen=True)

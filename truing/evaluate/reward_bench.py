@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from truing import console
-from truing.data.formats import load
+from truing.data.formats import SIMULATED, load
 from truing.data.schema import Comparison, Ranking, Text
 from truing.models.model import Loading
 from truing.rewards import ModelReward, load_reward, score
@@ -96,16 +96,18 @@ def run(config: RewardBenchConfig) -> dict[str, Any]:
     if config.train_dataset_name is not None:
         train, _ = pairs_of(load(config.train_dataset_name, Ranking).rows)
         margins["bag of words"] = bag_of_words(train, rows)
+    simulated = SIMULATED in rankings.noted
     figures = {name: pair_accuracy(m, keys)._asdict() for name, m in margins.items()}
     console.table(
-        f"{config.reward} on {len(rows)} pairs of {rankings.name}",
+        f"{config.reward} on {len(rows)} pairs of {rankings.name}"
+        f"{', judged by a simulation' if simulated else ''}",
         {
             name: f"{f['value']:.3f}  (95 %: {f['low']:.3f} to {f['high']:.3f})"
             for name, f in figures.items()
         },
     )
     if config.output_file is not None:
-        write_json(config.output_file, figures)
+        write_json(config.output_file, {**figures, "simulated": simulated})
     return figures
 
 

@@ -10,7 +10,7 @@ from truing.data.schema import Prompt
 from truing.generation.engine import Sampling
 from truing.generation.sample import complete
 from truing.models.model import Loading, load_policy
-from truing.rewards import load_reward, score
+from truing.rewards import ModelReward, load_reward, score
 from truing.run import write_json
 from truing.settings import WinrateConfig
 from truing.stats.ratings import length_controlled_win_rate, win_rate
@@ -36,6 +36,7 @@ def run(config: WinrateConfig) -> dict[str, Any]:
         "run_a": config.run_a,
         "run_b": config.run_b,
         "reward": config.reward,
+        "simulated": isinstance(reward, ModelReward) and reward.simulated,
         "win_rate": rate._asdict(),
         "length_controlled_win_rate": controlled._asdict(),
         "mean_words": {side: sum(n) / len(n) for side, n in lengths.items()},
@@ -49,6 +50,7 @@ def run(config: WinrateConfig) -> dict[str, Any]:
             "ties": rate.ties,
             "at equal length": f"{controlled.value:.3f}  (95 %: {controlled.low:.3f} to "
             f"{controlled.high:.3f}){' ' + controlled.reason if controlled.reason else ''}",
+            **({"the reward learnt from": "simulated judgements"} if figures["simulated"] else {}),
             "mean words": f"{figures['mean_words']['a']:.1f} / {figures['mean_words']['b']:.1f}",
         },
     )

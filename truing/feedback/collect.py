@@ -74,7 +74,9 @@ def compare(config: CompareConfig) -> Path:
     for demonstration, value in zip(rows.rows, scores, strict=True):
         pair = (value, _string(demonstration.completion))
         groups.setdefault(demonstration.prompt, []).append(pair)
-    source = "ai" if isinstance(reward, ModelReward) else "verifier"
+    learnt = isinstance(reward, ModelReward)
+    source = "ai" if learnt else "verifier"
+    simulated = learnt and reward.simulated
     out: list[Comparison] = []
     equal = 0
     for prompt, group in groups.items():
@@ -84,7 +86,8 @@ def compare(config: CompareConfig) -> Path:
             if high == low or better == worse:
                 equal += 1
                 continue
-            who = Provenance(source=source, author=config.reward, extra={"scores": [high, low]})
+            told: dict[str, object] = {"scores": [high, low]}
+            who = Provenance(source, config.reward, simulated=simulated, extra=told)
             out.append(Comparison(prompt, better, worse, provenance=who))
     if not out:
         raise ValueError(
@@ -98,6 +101,7 @@ def compare(config: CompareConfig) -> Path:
             "prompts": len(groups),
             "comparisons": len(out),
             "left out, equal scores or texts": equal,
+            **({"the reward learnt from": "simulated judgements"} if simulated else {}),
             "file": config.output_file,
         },
     )

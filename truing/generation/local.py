@@ -22,8 +22,9 @@ from truing.models.model import Policy, evaluating
 
 # Positions added to the cache whenever it is full.
 BLOCK = 64
-# Rows that have ended leave together, once this share is left: each leaving copies the cache.
-FULL = 0.75
+# Rows that have ended leave the batch together, once fewer than this share of it goes on: each
+# leaving copies the cache.
+WORTH_KEEPING = 0.75
 
 
 class GrowingLayer(DynamicLayer):
@@ -130,7 +131,7 @@ class LocalEngine:
             going &= ~torch.isin(drawn, stops) & (limits[rows] > step + 1)
             if not bool(going.any()):
                 break
-            if int(going.sum()) < FULL * len(going):
+            if int(going.sum()) < WORTH_KEEPING * len(going):
                 keep = going.nonzero().squeeze(-1)
                 rows, going = rows[keep], going[keep]
                 keep = keep.to(mask.device)

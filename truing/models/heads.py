@@ -41,6 +41,15 @@ class RewardModel(Model):
     def shift(self, value: float) -> None:
         self.core.config.reward_shift = float(value)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether any judgement that it learnt from was simulated."""
+        return bool(getattr(self.core.config, "reward_simulated", False))
+
+    @simulated.setter
+    def simulated(self, value: bool) -> None:
+        self.core.config.reward_simulated = value
+
     def forward(self, layout: Layout) -> Tensor:
         row_B, column_B = layout.last_B2.unbind(-1)
         hidden_BH = self.hidden(layout)[row_B, column_B]

@@ -18,7 +18,7 @@ from truing import console
 from truing.algorithms.comparison import bradley_terry, centering, ranked_pairs
 from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
-from truing.data.formats import DataError, Dataset, load
+from truing.data.formats import SIMULATED, DataError, Dataset, load
 from truing.data.schema import Demonstration, Ranking
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.model import Loading
@@ -146,6 +146,7 @@ def run(config: RewardConfig) -> Run | None:
         )
         size = config.per_device_eval_batch_size
         # Scores carry the shift of the model that training started from, if it had one.
+        model.simulated = model.simulated or SIMULATED in dataset.noted
         model.shift += float(sequence_scores(model, anchors, size).mean())
         console.say(
             f"mean reward of {len(anchors)} {reference.name}: {model.shift:.3f}, now shifted to 0"

@@ -167,7 +167,7 @@ def test_a_reward_that_was_not_gamed_is_not_called_so() -> None:
     assert not summary(told)["overoptimisation"]["gamed"]
     shown = page(told)
     assert "stop here" not in shown
-    assert "gold did not fall while the score rose" in shown
+    assert "gold did not end below its start while the score rose" in shown
 
 
 def test_without_such_a_run_there_is_no_warning() -> None:

@@ -243,6 +243,10 @@ def test_rows_that_have_ended_leave_together_and_harm_nobody(
     for request, together in zip(requests, done, strict=True):
         assert engine.generate([request], sampling)[0].ids == together.ids
     agree(policy, done, 1.0)
+    # Two of four gone are: both leave at once, in every layer.
+    half = [requests[0], Request(tuple(range(59)), 9), *requests[1:3]]
+    engine.generate(half, sampling)
+    assert calls == [2] * policy.core.config.num_hidden_layers
 
 
 def test_every_stop_of_the_model_ends_a_response(policy: Policy) -> None:
