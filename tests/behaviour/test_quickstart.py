@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.bounds import violations
 from truing.data.batch import Encoder
 from truing.data.formats import load
 from truing.data.schema import Comparison
@@ -48,6 +49,7 @@ def test_a_small_quickstart_writes_everything_and_repeats_itself(tmp_path: Path)
     for contest in ("dpo_vs_sft", "ppo_vs_sft"):
         assert {"value", "low", "high", "n"} <= first["win_rate"][contest].keys()
     assert first["overoptimisation"]["stop"] in (0, 2)
+    assert "at least 500 prompts" in violations(first)
     assert {"value", "low", "high", "ceiling"} <= first["reward_accuracy"].keys()
     assert 0 < first["seconds"]["sft"] < first["seconds"]["total"]
     for stage in ("sft", "reward", "dpo", "ppo", "ppo_without_kl"):
@@ -89,31 +91,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_bounds_hold_at_seed_0(real: Path) -> None:
-    assert_bounds(json.loads((real / "summary.json").read_text(encoding="utf-8")))
+    assert violations(json.loads((real / "summary.json").read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_bounds_hold_at_other_seeds(tmp_path: Path, seed: int) -> None:
-    assert_bounds(go(tmp_path / "run", seed=seed))
-
-
-def assert_bounds(figures: dict[str, Any]) -> None:
-    assert figures["win_rate"]["dpo_vs_sft"]["low"] > 0.60
-    assert figures["win_rate"]["ppo_vs_sft"]["low"] > 0.60
-    assert figures["win_rate"]["sft_vs_base"]["low"] > 0.60
-    assert figures["win_rate"]["dpo_vs_sft"]["n"] >= 500
-    assert figures["reward_accuracy"]["low"] > 0.5
-    assert figures["peak_mb"] < 3000
-    # Exact facts: alignment must not lower them, in all and for each kind of held-out prompt.
-    for system in ("dpo", "ppo"):
-        for kind in figures["facts"][system].values():
-            assert not kind["all"]["lowered"]
-    # The run without a KL penalty is a warning: the score rose, and gold fell below its start.
-    over = figures["overoptimisation"]
-    assert over["gamed"]
-    assert over["proxy"]["end"] > over["proxy"]["start"]
-    assert over["gold"]["end"] < over["gold"]["start"] < over["gold"]["best"]
+    assert violations(go(tmp_path / "run", seed=seed)) == []
 
 
 @pytest.mark.slow
