@@ -20,7 +20,7 @@ class Plan:
     best_of: int = 4
     watched: int = 64  # held-out prompts looked at while a policy trains
     rollouts: int = 18  # of PPO
-    unbraked: int = 12  # rollouts of the run without a KL penalty
+    unbraked: int = 16  # rollouts of the run without a KL penalty
 
     def demonstrated(self) -> Sequence[Case]:
         return cases(self.demonstrations, seed=self.seed, split="train")

@@ -139,7 +139,7 @@ def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
 
 
 def unbrake(folder: Path, plan: Plan, watch: Watch) -> None:
-    """PPO without a KL penalty and with large steps, on purpose: a warning, not a model to use."""
+    """PPO without a KL penalty and in a hurry, on purpose: a warning, not a model to use."""
     steady: dict[str, Any] = ROLLOUTS | {"lr_scheduler_type": "constant"}
     config = PpoConfig(
         **steady,
@@ -149,9 +149,9 @@ def unbrake(folder: Path, plan: Plan, watch: Watch) -> None:
         reward=[str(folder / "reward")],
         max_steps=plan.unbraked,
         num_ppo_epochs=2,
-        learning_rate=4e-4,
+        learning_rate=2.5e-4,
         kl_coef=0.0,
-        log_completions_steps=3,
+        log_completions_steps=4,
         seed=plan.seed,
     )
     trained(online.run(config, watch=watch))
