@@ -7,10 +7,10 @@ It sees texts, never token ids, so a reward model may use another tokenizer than
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from truing import console
 from truing.data.batch import Encoder
@@ -124,7 +124,14 @@ def score(reward: Reward, prompts: Sequence[Text], completions: Sequence[str]) -
 
     Raises ValueError naming the first row that has None, NaN, infinity or no number at all.
     """
-    scores = list(reward(prompts, completions))
+    found: object = reward(prompts, completions)
+    try:
+        scores = list(cast(Iterable[Any], found))
+    except TypeError as error:
+        raise ValueError(
+            f"the reward returned {found!r} for {len(completions)} completions: it must return a "
+            "list with a number for each, in order"
+        ) from error
     if len(scores) != len(completions):
         raise ValueError(
             f"the reward returned {len(scores)} numbers for {len(completions)} completions: it "

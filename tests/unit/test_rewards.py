@@ -77,9 +77,11 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ([math.nan, 1.0], r"gave nan for completion 0 \(' in the end'\)"),
         ([1.0, -math.inf], "gave -inf for completion 1"),
         (["1", 1.0], "gave '1' for completion 0"),
+        (None, "returned None for 2 completions: it must return a list"),
+        (0.5, "returned 0.5 for 2 completions: it must return a list"),
     ],
 )
-def test_bad_numbers_are_refused_by_row(numbers: list[Any], message: str) -> None:
+def test_bad_numbers_are_refused_by_row(numbers: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score(lambda prompts, completions: numbers, PROMPTS, TEXTS)
 

@@ -60,6 +60,11 @@ def test_the_defaults_are_those_of_trl() -> None:
     assert {name: getattr(made, name) for name in TRL_DEFAULTS} == TRL_DEFAULTS
 
 
+def test_the_rate_and_epsilon_of_the_optimiser() -> None:
+    made = ppo()
+    assert (made.learning_rate, made.value_learning_rate, made.adam_epsilon) == (3e-6, None, 1e-8)
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
 def test_other_names_lead_to_settings_and_answers_to_what_exists(config: type) -> None:
     fields = {name for c in CONFIGS for name in c.model_fields}
