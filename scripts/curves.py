@@ -19,15 +19,15 @@ TARGET = Path(__file__).resolve().parents[1] / "docs" / "ppo.png"
 
 def rewards(axes: Axes, folder: Path, name: str, title: str) -> None:
     for metric, label in (("scores", "reward model"), ("gold", "gold")):
-        line = curve(folder, name, "", "", f"eval_objective/{metric}", label)
-        axes.plot(line.steps, line.values, marker="o", markersize=3, label=label)
+        line = curve(folder / name, f"eval_objective/{metric}")
+        axes.plot(*line, marker="o", markersize=3, label=label)
     axes.set_title(title)
     axes.legend(frameon=False)
 
 
 def distance(axes: Axes, folder: Path, name: str, title: str) -> None:
-    line = curve(folder, name, "", "", "eval_objective/kl", "KL")
-    axes.plot(line.steps, line.values, marker="o", markersize=3, color="C2")
+    line = curve(folder / name, "eval_objective/kl")
+    axes.plot(*line, marker="o", markersize=3, color="C2")
     axes.set_title(title)
 
 

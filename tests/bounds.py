@@ -14,8 +14,8 @@ def violations(figures: Mapping[str, Any]) -> list[str]:
     """What does not hold, of the figures of a summary.json."""
     wins, facts, over = (figures[name] for name in ("win_rate", "facts", "overoptimisation"))
     held = {
-        f"{contest}: low end above 0.60": wins[contest]["low"] > 0.60
-        for contest in ("dpo_vs_sft", "ppo_vs_sft", "sft_vs_base")
+        f"{contest}: low end above {least}": wins[contest]["low"] > least
+        for contest, least in (("dpo_vs_sft", 0.6), ("ppo_vs_sft", 0.6), ("sft_vs_base", 0.5))
     }
     # Exact facts: alignment must not lower them, in all and for each kind of held-out prompt.
     held |= {

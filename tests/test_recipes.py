@@ -138,8 +138,8 @@ def test_the_quickstart_recipes_are_what_the_quickstart_runs(
     for train, rest in (
         (training.imitate, ()),
         (training.learn_reward, ()),
-        (training.prefer, (nothing, nothing)),
-        (training.reinforce, (nothing, nothing)),
+        (training.prefer, (nothing,)),
+        (training.reinforce, (nothing,)),
     ):
         with pytest.raises(Stopped):
             train(tmp_path, plan, *rest)

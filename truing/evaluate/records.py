@@ -136,10 +136,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class SeedRun:
-    """The main figures of a whole run with one seed."""
+    """The main figures of a whole run with one seed; ``win_rates`` by contest, "dpo_vs_sft"."""
 
     seed: int
-    win_rate: Interval
+    win_rates: Mapping[str, Interval]
     reward_accuracy: Interval | None
     seconds: float
 
@@ -149,7 +149,7 @@ class SeedRun:
         accuracy = figures["reward_accuracy"]
         return cls(
             figures["seed"],
-            _interval(figures["win_rate"][figures["verdict"]["contest"]]),
+            {contest: _interval(won) for contest, won in figures["win_rate"].items()},
             _interval(accuracy) if accuracy else None,
             figures["seconds"]["total"],
         )

@@ -295,11 +295,14 @@ def test_the_banner_stands_iff_judgements_are_simulated() -> None:
 
 def test_every_seed_is_shown() -> None:
     assert "One seed was run" in page(report())
-    others = [SeedRun(9, Interval(0.7, 0.6, 0.8, 40), None, 5.0)]
+    others = [SeedRun(9, {"dpo_vs_sft": Interval(0.7, 0.61, 0.8, 40)}, None, 5.0)]
     text = page(report(seeds=others))
+    assert "61 to 80" in text.split('id="seeds"')[1]
     rows = re.findall(r'<th scope="row">(\d+)', text.split('id="seeds"')[1].split("</section>")[0])
     assert rows == ["3", "9"]
-    assert SeedRun.read(summary(report())).win_rate == win_rate([0.9] * 40, [0.5] * 40)[:4]
+    read = SeedRun.read(summary(report())).win_rates
+    assert read.keys() == {"sft_vs_base", "dpo_vs_sft"}
+    assert read["dpo_vs_sft"] == win_rate([0.9] * 40, [0.5] * 40)[:4]
 
 
 def test_examples_are_the_first_prompts() -> None:

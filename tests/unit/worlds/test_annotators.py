@@ -302,8 +302,8 @@ def test_the_minority_differ_without_wavering(
     assert all(judge(who, warm, seed=0).chance < 0.2 for who in minority)
     # Most, not all: tastes differ among good annotators too.
     assert np.mean([judge(who, warm, seed=0).chance > 0.5 for who in good]) > 0.8
-    across = [agreement(some, [who, other]) for who in minority for other in good[:4]]
-    assert agreement(some, minority) > np.mean(across) + 0.01
+    across = [agreement(world, [who, other]) for who in minority for other in good]
+    assert agreement(world, minority) > np.mean(across) + 0.01
 
 
 # --- panel and rows
