@@ -166,17 +166,37 @@ def tolerances(house: House) -> list[str]:
 
 
 def idle_settings(house: House) -> list[str]:
-    """Settings that no file but settings.py mentions, so that setting them changes nothing."""
-    silent = ("truing/settings", "truing/retired.py")
-    words = {w for p, t in house.items() if not p.startswith(silent) for w in re.findall(r"\w+", t)}
+    """Settings that nothing reads, so that setting them changes nothing."""
+    read = {name for text in house.values() for name in readings(ast.parse(text))}
     fields = [
         line.target.id
         for node in ast.walk(settings_of(house))
         if isinstance(node, ast.ClassDef)
         for line in node.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+        if not ast.unparse(line.annotation).startswith("ClassVar")
     ]
-    return [f"nothing acts on the setting {name}" for name in fields if name not in words]
+    return [f"nothing acts on the setting {name}" for name in fields if name not in read]
+
+
+def readings(tree: ast.AST) -> Iterator[str]:
+    """Settings that a file reads: ``config.x``, ``getattr(config, "x")``, ``self.x`` in a property
+    of the settings, and the fields of `Loading`, which are taken over by their names."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=owner, attr=name):
+                if ast.unparse(owner).endswith(("config", "planned")):
+                    yield name
+            case ast.Call(func=ast.Name("getattr"), args=[_, ast.Constant(str(name)), *_]):
+                yield name
+            case ast.FunctionDef(decorator_list=[ast.Name("property")]):
+                inside = (n for n in ast.walk(node) if isinstance(n, ast.Attribute))
+                yield from (n.attr for n in inside if ast.unparse(n.value) == "self")
+            case ast.ClassDef(name="Loading", body=body):
+                lines = (line for line in body if isinstance(line, ast.AnnAssign))
+                yield from (ast.unparse(line.target) for line in lines)
+            case _:
+                pass
 
 
 def code_lines(text: str) -> int:
@@ -253,6 +273,8 @@ BROKEN: list[tuple[Callable[[House], list[str]], House, str]] = [
     (topics, {"truing/settings.py": "class T:\n" + "".join(f"    x{i}: int\n" for i in range(26))},
      "T has 26 fields"),
     (idle_settings, {"truing/settings.py": "class T:\n    lr: int"}, "the setting lr"),
+    (idle_settings, {"truing/settings.py": "class T:\n    lr: int",
+                     "truing/stages/a.py": "# lr is the rate\nprint(step.lr, 'lr')"}, "setting lr"),
     (tolerances, {"tests/a.py": "f(1, abs=0.01)"}, "tests/a.py:1 abs is wide"),
     (tolerances, {"tests/a.py": "# why\n\n\n\nf(1, rtol=1e6)"}, "tests/a.py:5 rtol is wide"),
 ]  # fmt: skip

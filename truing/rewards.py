@@ -16,7 +16,7 @@ from truing import console
 from truing.data.batch import Encoder
 from truing.data.schema import Text
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
-from truing.models.model import Loading
+from truing.models.loading import Loading
 
 
 class Reward(Protocol):
@@ -59,6 +59,14 @@ class ModelReward:
             )
         whole = [row for row in rows if row is not None]
         return sequence_scores(self.model, whole, self.batch_size).tolist()
+
+
+SIMULATED_REWARD = "simulated: the reward learnt from judgements that no person made"  # a note
+
+
+def simulated(reward: Reward) -> bool:
+    """Whether the reward learnt from simulated judgements."""
+    return isinstance(reward, ModelReward) and reward.simulated
 
 
 def length(prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:

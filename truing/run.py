@@ -106,9 +106,11 @@ class Run:
         config: BaseModel,
         seed: int,
         parents: Sequence[Parent] = (),
+        threads: int | None = None,
     ) -> Self:
         """Make the folder and write config.yaml and run.json.
 
+        ``threads``: on how many it computes; sums, and so the last digits, depend on that.
         Raises ValueError where the folder already holds something: nothing is ever overwritten.
         """
         path = Path(output_dir)
@@ -116,13 +118,14 @@ class Run:
         run._every = int(getattr(config, "logging_steps", 10))
         run.info = {
             "stage": stage,
+            "name": getattr(config, "run_name", None) or path.resolve().name,
             "status": "running",
             "seed": seed,
             "created": _now(),
             "parents": [asdict(parent) for parent in parents],
             "versions": _versions(),
             "git": _git(),
-            "machine": _machine(),
+            "machine": _machine(threads),
         }
         if run.writes:
             _refuse_used(path)
@@ -150,8 +153,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
-        return self.path.resolve().name
+        """What the run is called in trackers and tables."""
+        return str(self.info["name"])
 
     @property
     def parents(self) -> list[Parent]:
@@ -299,8 +302,5 @@ def _git() -> dict[str, object] | None:
         return None
 
 
-def _machine() -> dict[str, object]:
-    # torch takes this many threads unless OMP_NUM_THREADS says otherwise; figures depend on it.
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    cpus = os.cpu_count()
-    return {"platform": platform.platform(), "cpus": cpus, "threads": threads or str(cpus)}
+def _machine(threads: int | None) -> dict[str, object]:
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads}

@@ -37,7 +37,7 @@ class RunTopic(Topic):
         0, ge=0, description="Seed of every random draw. Same seed, same numbers (same machine)."
     )
     run_name: str | None = Field(
-        None, description="Name shown in trackers and reports. None: the folder's name."
+        None, description="Name in run.json and in trackers. None: the folder's name."
     )
     report_to: Annotated[list[str], BeforeValidator(as_list)] = Field(
         ["tensorboard"],
@@ -57,6 +57,14 @@ class RunTopic(Topic):
     dry_run: bool = Field(
         False, description="Print steps, tokens and a memory estimate, then stop; write nothing."
     )
+
+    @model_validator(mode="after")
+    def _prints_need_looks(self) -> Self:
+        looks = self.log_completions_steps or getattr(self, "num_sample_generations", 0)
+        default = type(self).model_fields["num_completions_to_print"].default
+        if self.num_completions_to_print != default and not looks:
+            raise ValueError("num_completions_to_print has no effect without log_completions_steps")
+        return self
 
 
 class LoadTopic(Topic):

@@ -17,7 +17,7 @@ from scipy.special import expit
 from truing import console
 from truing.data.formats import SIMULATED, load
 from truing.data.schema import Comparison, Ranking, Text
-from truing.models.model import Loading
+from truing.models.loading import Loading
 from truing.rewards import ModelReward, load_reward, score
 from truing.run import write_json
 from truing.settings import RewardBenchConfig

@@ -9,7 +9,8 @@ from truing.data.formats import load, to_row
 from truing.data.schema import Prompt
 from truing.generation.engine import Sampling
 from truing.generation.sample import complete
-from truing.models.model import Loading, load_policy
+from truing.models.loading import Loading
+from truing.models.model import load_policy
 from truing.rewards import ModelReward, load_reward, score
 from truing.run import write_json
 from truing.settings import WinrateConfig

@@ -9,7 +9,8 @@ from truing.data.formats import load, save
 from truing.data.schema import Comparison, Demonstration, Prompt, Provenance, Text
 from truing.generation.engine import Sampling
 from truing.generation.sample import complete
-from truing.models.model import Loading, load_policy
+from truing.models.loading import Loading
+from truing.models.model import load_policy
 from truing.rewards import ModelReward, load_reward, score
 from truing.settings import CompareConfig, SampleConfig
 

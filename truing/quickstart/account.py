@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from truing import console
 from truing.evaluate.records import (
     Curve,
     Overoptimisation,
@@ -152,10 +153,16 @@ def other_seeds(folder: Path, config: QuickstartConfig) -> list[SeedRun]:
     the negative controls."""
     found: list[SeedRun] = []
     for file in sorted(folder.parent.glob(f"{folder.name.split('-')[0]}*/summary.json")):
-        figures = json.loads(file.read_text(encoding="utf-8"))
-        control = figures["setup"]["labels"] in ("shuffled", "flipped")
-        if figures["seed"] != config.seed and config.labels == "panel" and not control:
-            found.append(SeedRun.read(figures))
+        try:
+            figures = json.loads(file.read_text(encoding="utf-8"))
+            control = figures["setup"]["labels"] in ("shuffled", "flipped")
+            other = SeedRun.read(figures)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Of another version, or damaged: this run's report must not be lost for it.
+            console.say(f"[yellow]{console.plain(f'{file} is left out ({error!r})')}[/yellow]")
+            continue
+        if other.seed != config.seed and config.labels == "panel" and not control:
+            found.append(other)
     return found
 
 

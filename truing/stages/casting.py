@@ -16,7 +16,8 @@ from truing.data.formats import Dataset, load
 from truing.data.schema import Demonstration, Prompt
 from truing.models.actor import ActorCritic, shared_head
 from truing.models.heads import ValueModel, load_value_model
-from truing.models.model import Loading, Policy, load_policy, logp
+from truing.models.loading import Loading
+from truing.models.model import Policy, load_policy, logp
 from truing.rewards import ModelReward, Reward, load_reward
 from truing.run import Parent
 from truing.stages import setup

@@ -7,6 +7,7 @@ A recipe is a row of `RECIPES`. A step is a rollout, then ``num_ppo_epochs`` pas
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from statistics import fmean, pvariance
@@ -25,6 +26,7 @@ from truing.data.batch import Tokens, padded
 from truing.data.schema import Prompt
 from truing.keys import generator
 from truing.models.model import Policy
+from truing.rewards import SIMULATED_REWARD, simulated
 from truing.run import Run, write_json
 from truing.settings_online import OnlineConfig, PpoConfig, RlooConfig
 from truing.stages import setup
@@ -262,6 +264,9 @@ def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> 
     dataset, held_out = setup.datasets(config, Prompt)
     recipe = RECIPES[config.recipe]
     cast = casting(config, dataset, held_out, critic=recipe.critic)
+    if any(map(simulated, cast.rewards)):
+        noted = {**dataset.noted, SIMULATED_REWARD: dataset.row_numbers}
+        dataset = replace(dataset, noted=noted)
     planned = schedule(config, len(cast.prompts))
     lengths = [len(p.ids) + config.response_length for p in cast.prompts]
     frozen = sum(p.numel() for model in cast.onlookers for p in model.parameters())

@@ -17,7 +17,8 @@ from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
 from truing.data.schema import Comparison
-from truing.models.model import Loading, Policy, load_policy, logp, sequence_logps
+from truing.models.loading import Loading
+from truing.models.model import Policy, load_policy, logp, sequence_logps
 from truing.run import Parent, Run
 from truing.settings import DpoConfig
 from truing.settings_online import OnlineConfig

@@ -21,7 +21,7 @@ from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import SIMULATED, DataError, Dataset, load
 from truing.data.schema import Demonstration, Ranking
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
-from truing.models.model import Loading
+from truing.models.loading import Loading
 from truing.run import Parent, Run
 from truing.settings import RewardConfig
 from truing.stages import setup

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from rich.markup import escape
 
 from truing import console
@@ -22,7 +24,7 @@ from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
 from truing.models.actor import ActorCritic
 from truing.models.checkpoint import add_lora, export
-from truing.models.model import Model, Policy
+from truing.models.model import CHUNK, Model, Policy
 from truing.run import Parent, Run
 from truing.settings import TrainingConfig
 from truing.stages.trainer import Objective, Step, evaluate, total_rows, total_steps, train
@@ -99,16 +101,18 @@ def opened(
     if held_out is not None:
         parents.append(Parent("evaluation dataset", held_out.name, held_out.sha256, held_out.name))
     parents += others
+    accelerator = accelerated(config)
     run = Run.create(
-        config.output_dir, stage=stage, config=config, seed=config.seed, parents=parents
+        config.output_dir,
+        stage=stage,
+        config=config,
+        seed=config.seed,
+        parents=parents,
+        threads=torch.get_num_threads(),
     )
     with run:
-        trackers: Any = list(config.report_to)
-        accelerator = Accelerator(
-            cpu=config.use_cpu, log_with=trackers or None, project_dir=str(run.path / "trackers")
-        )
-        if trackers:
-            accelerator.init_trackers(config.run_name or run.name)
+        if config.report_to:
+            accelerator.init_trackers(run.name)
             run.attach(lambda step, metrics: accelerator.log(dict(metrics), step=step))
         try:
             yield run, accelerator
@@ -118,6 +122,37 @@ def opened(
                 tracker.finish()
             raise
         accelerator.end_training()
+
+
+def accelerated(config: TrainingConfig) -> Accelerator:
+    """The accelerator that ``config`` asks for, before anything is written.
+
+    Raises ValueError for a tracker that is not installed; where accelerate would shard the model,
+    for gradients are averaged over whole models (DDP) here, and only those are exported; and for
+    mixed precision, which would part the trainer's log-probs from the sampler's.
+    """
+    asked: Any = list(config.report_to)
+    place = Path(config.output_dir) / "trackers"
+    accelerator = Accelerator(cpu=config.use_cpu, log_with=asked or None, project_dir=str(place))
+    there = {str(tracker) for tracker in accelerator.log_with}
+    if lacking := [tracker for tracker in asked if tracker not in there]:
+        raise ValueError(
+            f"report_to names {', '.join(lacking)}, which is not installed: pip install "
+            "'truing[track]' (or the tracker's own package), or take it out of report_to"
+        )
+    way = accelerator.distributed_type
+    if way not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise ValueError(
+            f"accelerate is set up for {way.value}, but training here shares rows, not the model, "
+            "between devices: choose multi-GPU or multi-CPU without sharding in `accelerate config`"
+        )
+    if accelerator.mixed_precision != "no":
+        raise ValueError(
+            f"accelerate is set to mixed precision {accelerator.mixed_precision}, in which training "
+            "would compute other log-probs than sampling: set it to no, and choose the number "
+            "format by dtype"
+        )
+    return accelerator
 
 
 @dataclass(frozen=True)
@@ -158,7 +193,8 @@ def outlook(
 
     Memory: weights, gradients and two AdamW moments, plus about 34 x hidden bytes (half that per
     value in bfloat16) of activations per token and layer (Korthikanti et al. 2022,
-    arXiv:2205.05198, eq. 2 without the attention scores, which sdpa never stores).
+    arXiv:2205.05198, eq. 2 without the attention scores, which sdpa never stores), plus a slice of
+    logits with its softmax and gradient, where there are any.
     """
     parameters = sum(p.numel() for p in model.parameters()) + frozen
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -172,6 +208,8 @@ def outlook(
         + trainable * 3 * weight_bytes
         + sum(longest) * text.num_hidden_layers * width
     )
+    if isinstance(model, Policy | ActorCritic):
+        memory += 3 * 4 * min(CHUNK, sum(longest)) * text.vocab_size
     steps = total_steps(len(lengths), config, world)
     return Outlook(
         steps=steps,

@@ -18,7 +18,8 @@ from tests.conftest import END, byte_tokenizer, tiny_folder, tiny_network
 from truing.data.batch import Layout, Tokens, packed, padded, shared
 from truing.keys import generator
 from truing.models import model as module
-from truing.models.model import Loading, Policy, load_policy, load_tokenizer, logp, sequence_logps
+from truing.models.loading import Loading, load_tokenizer
+from truing.models.model import Policy, load_policy, logp, sequence_logps
 from truing.settings import SampleConfig
 
 
