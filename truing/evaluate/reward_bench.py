@@ -7,11 +7,13 @@ and a bag of words that never sees the prompt.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from math import log1p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from scipy.special import expit
 
 from truing import console
@@ -42,7 +44,7 @@ def bag_of_words(train: Sequence[Comparison], test: Sequence[Comparison]) -> lis
         word for c in train for side in (c.chosen, c.rejected) for word in _words(side)
     )
     index = {word: i for i, (word, _) in enumerate(counts.most_common(WORDS))}
-    x_NV = np.stack([_features(c.chosen, index) - _features(c.rejected, index) for c in train])
+    x_NV, test_NV = (_features(rows, index) for rows in (train, test))
 
     def loss(weight_V: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         margin_N = x_NV @ weight_V
@@ -50,17 +52,20 @@ def bag_of_words(train: Sequence[Comparison], test: Sequence[Comparison]) -> lis
         return float(value), RIDGE * weight_V - x_NV.T @ expit(-margin_N)
 
     fit = minimize(loss, np.zeros(len(index)), jac=True, method="L-BFGS-B")
-    return [
-        float((_features(c.chosen, index) - _features(c.rejected, index)) @ fit.x) for c in test
-    ]
+    return [float(margin) for margin in test_NV @ fit.x]
 
 
-def _features(text: Text, index: dict[str, int]) -> NDArray[np.float64]:
-    row = np.zeros(len(index))
-    for word, count in Counter(_words(text)).items():
-        if word in index:
-            row[index[word]] = np.log1p(count)
-    return row
+def _features(rows: Sequence[Comparison], index: dict[str, int]) -> csr_array:
+    """log(1 + count) of each word, chosen minus rejected, (N, V). A text has few of the words."""
+    cells: dict[tuple[int, int], float] = {}
+    for n, row in enumerate(rows):
+        for sign, text in ((1, row.chosen), (-1, row.rejected)):
+            for word, count in Counter(_words(text)).items():
+                if word in index:
+                    place = n, index[word]
+                    cells[place] = cells.get(place, 0.0) + sign * log1p(count)
+    places = np.array([*cells], dtype=int).reshape(-1, 2)
+    return csr_array(([*cells.values()], tuple(places.T)), shape=(len(rows), len(index)))
 
 
 def _words(text: Text) -> list[str]:

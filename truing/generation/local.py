@@ -7,7 +7,8 @@ order changes what is sampled (beyond float rounding of the logits).
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class LocalEngine:
         # Like lengths share a batch, so little of it is filling; equal prompts lie together.
         order = sorted(range(len(requests)), key=lambda i: _sort_key(requests[i]))
         done: dict[int, Trajectory] = {}
-        with evaluating(self.policy), precision.decoding():
+        with evaluating(self.policy), precision.decoding(), _attending(self.policy):
             for start in range(0, len(order), self.batch_size):
                 chunk = order[start : start + self.batch_size]
                 batch = [requests[i] for i in chunk]
@@ -196,6 +197,19 @@ class LocalEngine:
             version=self.policy.version,
             sampling=sampling,
         )
+
+
+@contextmanager
+def _attending(policy: Policy) -> Iterator[None]:
+    """On a CPU, plain products inside: torch's fused attention is slow for a single query."""
+    config = policy.core.config
+    before = config._attn_implementation
+    if policy.device.type == "cpu" and before == "sdpa":
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def _sort_key(request: Request) -> tuple[int, tuple[int, ...], int]:

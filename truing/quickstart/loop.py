@@ -79,7 +79,7 @@ def run(config: QuickstartConfig, plan: Plan | None = None) -> Path:
     with clock.part("ppo_without_kl", "A warning: PPO without a KL penalty"):
         training.unbrake(folder, plan, watch)
     with clock.part("evaluate", f"Evaluation on {plan.prompts} held-out prompts"):
-        base = load_policy(training.BASE, training.QUICK)
+        base = load_policy(training.BASE)
         policies = {"base": base, "sft": start, "chosen": chosen, "dpo": dpo, "ppo": ppo}
         systems = account.measure(policies, scorer, plan)
         tested = account.test_reward(scorer, labelled, held_out)

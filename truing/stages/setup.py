@@ -148,9 +148,9 @@ def accelerated(config: TrainingConfig) -> Accelerator:
         )
     if accelerator.mixed_precision != "no":
         raise ValueError(
-            f"accelerate is set to mixed precision {accelerator.mixed_precision}, in which training "
-            "would compute other log-probs than sampling: set it to no, and choose the number "
-            "format by dtype"
+            f"accelerate is set to mixed precision {accelerator.mixed_precision}, in which "
+            "training would compute other log-probs than sampling: set it to no, and choose the "
+            "number format by dtype"
         )
     return accelerator
 

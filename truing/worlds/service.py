@@ -142,7 +142,6 @@ def case(seed: int, index: int, split: Split) -> Case:
         facts["way"] = values["way"]
     policy = card(rng, intent, values)
     message, claim, topic = _message(rng, (intent, stance), facts, "phrasing" in held)
-    extra = {"mistaken": "correction", "unknowable": "unknown", "unsafe": "guard"}.get(stance)
     return Case(
         prompt=f"Policy: {policy}\nOrder: {record(intent, facts)}\nMessage: {message}\nReply:",
         key=(seed << 32) | index << 1 | heldout,
@@ -150,12 +149,18 @@ def case(seed: int, index: int, split: Split) -> Case:
         stance=stance,
         decision=decide(intent, values),
         facts=facts,
-        needs=("name", *INTENTS[intent].facts, *((extra,) if extra else ())),
+        needs=needs_of(intent, stance),
         held_out=held,
         combination=tuple((slot, value) for slot, value in values.items() if value),
         claim=claim,
         topic=topic,
     )
+
+
+def needs_of(intent: str, stance: str) -> tuple[str, ...]:
+    """The keys of what a reply must state."""
+    extra = {"mistaken": "correction", "unknowable": "unknown", "unsafe": "guard"}.get(stance)
+    return ("name", *INTENTS[intent].facts, *((extra,) if extra else ()))
 
 
 def cases(n: int, *, seed: int, split: Split, start: int = 0) -> list[Case]:
