@@ -16,15 +16,8 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from truing.data.batch import Layout, Tokens
-from truing.models.model import (
-    Loading,
-    Model,
-    load_tokenizer,
-    measure,
-    prepare,
-    refuse_missing,
-    resolve,
-)
+from truing.models.loading import Loading, load_tokenizer, resolve
+from truing.models.model import Model, measure, prepare, refuse_missing
 
 
 class RewardModel(Model):

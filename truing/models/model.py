@@ -7,7 +7,6 @@ only the hidden states that predict a scored token reach the output head, a slic
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,14 +14,14 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from truing.algorithms.tokens import token_logp
 from truing.data.batch import Layout, Tokens, padded, shared
 from truing.models import precision
+from truing.models.loading import Loading, load_tokenizer, resolve
 from truing.models.memory import release
-from truing.settings import LoadTopic
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
 CHUNK = 1024
@@ -31,36 +30,6 @@ CHUNK = 1024
 COLUMNS, SCORED = 16, 128
 
 logging.disable_progress_bar()
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How a model folder is read. ``dtype``: a torch dtype name, or "auto" for the folder's own."""
-
-    dtype: str = "float32"
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
-    revision: str | None = None
-    eos_token: str | None = None
-    pad_token: str | None = None
-    disable_dropout: bool = True
-    device: str = "cpu"
-
-    @classmethod
-    def of(cls, config: LoadTopic) -> "Loading":
-        """What the settings of a command say; a GPU is used where there is one and it may be."""
-        named = config.model_dump(include={f.name for f in fields(cls)})
-        device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
-        return cls(**named, revision=getattr(config, "model_revision", None), device=device)
-
-    def options(self) -> dict[str, Any]:
-        chosen = {"attn_implementation": self.attn_implementation, "revision": self.revision}
-        return {
-            "dtype": self.dtype if self.dtype == "auto" else getattr(torch, self.dtype),
-            "trust_remote_code": self.trust_remote_code,
-            "use_safetensors": True,
-            **{key: value for key, value in chosen.items() if value is not None},
-        }
 
 
 class Model(nn.Module):
@@ -295,45 +264,6 @@ def _in_batches(
 def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
     """Log-probs (N,) of whole responses, on the CPU, in the order of ``rows``; no gradients."""
     return measure(policy, rows, batch_size, lambda layout: logp(policy, layout).sum(-1))
-
-
-def load_tokenizer(source: Path | str, loading: Loading) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name, with an EOS and a padding token settled aloud."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, trust_remote_code=loading.trust_remote_code, revision=loading.revision or "main"
-    )
-    for name, token in (("eos_token", loading.eos_token), ("pad_token", loading.pad_token)):
-        if token is None:
-            continue
-        if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
-            raise ValueError(
-                f"{name} {token!r} is not in the vocabulary of {source}: name an existing token"
-            )
-        setattr(tokenizer, name, token)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"the tokenizer of {source} has no end-of-sequence token, so no response could ever "
-            "end: set eos_token to the token that ends a response"
-        )
-    if tokenizer.pad_token_id is None:
-        # Filling is never attended to nor scored, so sharing the EOS id is harmless here.
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def resolve(source: Path | str) -> Path | str:
-    """A run folder stands for the model inside it; anything else stays as it is."""
-    folder = Path(source)
-    if (folder / "model" / "config.json").is_file():
-        return folder / "model"
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} holds no model: expected config.json in it or in {folder / 'model'}; "
-            "name a Hugging Face model folder or a finished run"
-        )
-    if not folder.exists() and str(source).count("/") != 1:
-        raise ValueError(f"no model folder at {source} (and it is not a hub name owner/name)")
-    return source
 
 
 def load_policy(source: Path | str, loading: Loading | None = None) -> Policy:

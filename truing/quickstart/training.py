@@ -10,7 +10,8 @@ from typing import Any
 from truing.data.formats import save
 from truing.data.schema import Comparison, Demonstration, Provenance
 from truing.models.heads import load_reward_model
-from truing.models.model import Loading, Policy, load_policy
+from truing.models.loading import Loading
+from truing.models.model import Policy, load_policy
 from truing.quickstart.plan import Plan
 from truing.rewards import ModelReward
 from truing.run import Run

@@ -8,7 +8,8 @@ from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, packed, padded
 from truing.data.formats import Dataset
 from truing.data.schema import Demonstration
-from truing.models.model import Loading, load_policy, logp
+from truing.models.loading import Loading
+from truing.models.model import load_policy, logp
 from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import setup

@@ -16,7 +16,8 @@ from transformers import (
 from truing.data.batch import Tokens, padded
 from truing.models.checkpoint import add_lora, export
 from truing.models.heads import load_reward_model, sequence_scores
-from truing.models.model import Loading, Model, load_policy, logp
+from truing.models.loading import Loading
+from truing.models.model import Model, load_policy, logp
 
 LORA: Any = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
 ROWS = [Tokens((5, 6), (7, 8, 268)), Tokens((9,), (1, 2, 3, 4, 268))]

@@ -14,7 +14,7 @@ from transformers import (
 from tests.conftest import byte_tokenizer, tiny_network
 from truing.data.batch import Tokens, packed, padded
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
-from truing.models.model import Loading
+from truing.models.loading import Loading
 
 ROWS = [Tokens((5, 6), (7, 8, 268)), Tokens((9,), (1, 2, 3, 4, 268)), Tokens((3, 3, 3), (268,))]
 

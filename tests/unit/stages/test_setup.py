@@ -1,16 +1,17 @@
 """What the stages share: bounds, counts, the outlook, what is logged when, and closing."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets as hub
 import pytest
 from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
 
 from truing.data.batch import Encoder, Tokens
-from truing.data.formats import Dataset, load
+from truing.data.formats import DataError, Dataset, load
 from truing.data.schema import Demonstration
 from truing.models.model import Policy, load_policy
 from truing.run import Parent, Run
@@ -45,7 +46,7 @@ def test_counts_are_kept_apart(policy: Policy) -> None:
     assert encoder.counts == {"responses truncated": 2, "evaluation: responses truncated": 2}
 
 
-def test_where_evaluation_rows_come_from(tmp_path: Path, jsonl: Write, settings: Settings) -> None:
+def test_where_evaluation_rows_come_from(jsonl: Write, settings: Settings) -> None:
     train = jsonl("train", [{"prompt": "a", "completion": "b"}])
     rows, held_out = setup.datasets(settings(SftConfig, "m", train), Demonstration)
     assert (len(rows), held_out) == (1, None)
@@ -54,11 +55,88 @@ def test_where_evaluation_rows_come_from(tmp_path: Path, jsonl: Write, settings:
     held_out = setup.datasets(named, Demonstration)[1]
     assert held_out is not None
     assert len(held_out) == 2
-    # A folder with a test split has them beside the training rows.
-    jsonl("test", [{"prompt": "a", "completion": "b"}] * 3)
-    rows, held_out = setup.datasets(settings(SftConfig, "m", str(tmp_path)), Demonstration)
-    assert held_out is not None
-    assert (len(rows), len(held_out)) == (1, 3)
+
+
+ROW = {"prompt": "a", "completion": "b"}
+SPLITS = {"train": [ROW] * 2, "test": [ROW] * 3, "dev": [ROW] * 4}
+
+
+def in_files(folder: Path, names: Sequence[str]) -> str:
+    for name in names:
+        (folder / f"{name}.json").write_text(json.dumps(SPLITS[name]), encoding="utf-8")
+    return str(folder)
+
+
+def in_shards(folder: Path, names: Sequence[str]) -> str:
+    (folder / "data").mkdir()
+    for name in names:
+        for number, rows in enumerate((SPLITS[name][:1], SPLITS[name][1:])):
+            shard = folder / "data" / f"{name}-0000{number}-of-00002.json"
+            shard.write_text(json.dumps(rows), encoding="utf-8")
+    return str(folder)
+
+
+def on_disk(folder: Path, names: Sequence[str]) -> str:
+    splits: Any = {name: hub.Dataset.from_list(SPLITS[name]) for name in names}
+    hub.DatasetDict(splits).save_to_disk(str(folder / "saved"))
+    return str(folder / "saved")
+
+
+@pytest.fixture(
+    params=[in_files, in_shards, on_disk, "owner/rows:english"],
+    ids=["files", "shards", "saved", "hub"],
+)
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """A function: names of splits -> a source that holds them, in each place that is read."""
+
+    def on_the_hub(*names: str) -> str:
+        def fake(path: str, part: str | None, *, split: str) -> list[dict[str, str]]:
+            if split not in names:
+                raise ValueError(f"Unknown split {split!r}. Should be one of {sorted(names)}.")
+            return SPLITS[split]
+
+        monkeypatch.setattr(hub, "load_dataset", fake)
+        monkeypatch.setattr(hub, "get_dataset_split_names", lambda path, part: list(names))
+        return request.param
+
+    if isinstance(request.param, str):
+        return on_the_hub
+    return lambda *names: request.param(tmp_path, names)
+
+
+def test_a_split_beside_the_training_rows_is_evaluated_on(
+    place: Callable[..., str], settings: Settings
+) -> None:
+    source = place("train", "test", "dev")
+    for asked, count in (({}, 3), ({"dataset_test_split": "dev"}, 4)):
+        config = settings(SftConfig, "m", source, **asked)
+        rows, held_out = setup.datasets(config, Demonstration)
+        assert held_out is not None
+        assert (len(rows), len(held_out)) == (2, count)
+    # What is trained on is not held out, unless one says so.
+    config = settings(SftConfig, "m", source, dataset_train_split="test")
+    assert setup.datasets(config, Demonstration)[1] is None
+
+
+def test_a_split_that_is_not_there(place: Callable[..., str], settings: Settings) -> None:
+    source = place("train", "dev")
+    assert setup.datasets(settings(SftConfig, "m", source), Demonstration)[1] is None
+    config = settings(SftConfig, "m", source, dataset_test_split="valid")
+    with pytest.raises(DataError, match=r"\['dev', 'train'\]"):
+        setup.datasets(config, Demonstration)
+
+
+def test_what_is_read_whole_has_no_test_split(
+    tmp_path: Path, jsonl: Write, settings: Settings
+) -> None:
+    hub.Dataset.from_list([ROW]).save_to_disk(str(tmp_path / "one"))
+    for source in (jsonl("test", [ROW]), str(tmp_path / "one")):
+        assert setup.datasets(settings(SftConfig, "m", source), Demonstration)[1] is None
+        config = settings(SftConfig, "m", source, dataset_test_split="dev")
+        with pytest.raises(DataError, match=r"is 'dev', but .* has no splits.*eval_dataset_name"):
+            setup.datasets(config, Demonstration)
 
 
 def test_the_outlook_by_hand(policy: Policy, settings: Settings) -> None:

@@ -17,7 +17,8 @@ from truing.data.batch import Tokens, padded, shared
 from truing.keys import generator
 from truing.models.checkpoint import add_lora
 from truing.models.heads import load_reward_model
-from truing.models.model import Loading, Model, load_policy, logp
+from truing.models.loading import Loading
+from truing.models.model import Model, load_policy, logp
 from truing.settings import SftConfig
 from truing.stages import trainer
 from truing.stages.preference import RECIPES, Pair, Preference
