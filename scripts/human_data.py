@@ -31,7 +31,8 @@ def split(source: Path, train: Path, test: Path) -> dict[str, int]:
 
 
 def study(data: Path, out: Path, name: str) -> dict[str, Any]:
-    """Import, train and test on one set; all that was counted, and the accuracies."""
+    """Import, train and test on one set: what was left out or cut each time, and the accuracies
+    with the mark of a simulation."""
     source, template = SETS[name]
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)

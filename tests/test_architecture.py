@@ -21,7 +21,7 @@ House = dict[str, str]
 FLOORS = {
     **dict.fromkeys(("algorithms", "stats"), 0),
     **dict.fromkeys(("config", "console", "keys", "retired", "run"), 1),
-    **dict.fromkeys(("settings", "settings_online"), 1),
+    **dict.fromkeys(("settings", "settings_judging", "settings_online"), 1),
     **dict.fromkeys(("data", "models"), 2),
     **dict.fromkeys(("generation", "rewards"), 3),
     **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
@@ -31,6 +31,7 @@ FLOORS = {
 }
 STAIRS = {
     "settings": ("config", "retired"),
+    "settings_judging": ("config", "settings"),
     "settings_online": ("config", "retired", "settings"),
     "run": ("config", "console"),
     "models": ("data",),
@@ -39,7 +40,8 @@ STAIRS = {
 }
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
-    *("cli", "config", "console", "keys", "run", "settings", "settings_online", "stats.ratings"),
+    *("cli", "config", "console", "keys", "run", "settings", "stats.ratings"),
+    *("settings_judging", "settings_online"),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )

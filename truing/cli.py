@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import NamedTuple
 
-from truing import console, settings, settings_online
+from truing import console, settings, settings_judging, settings_online
 from truing.config import ConfigError, Topic, nearest, parse
 
 
@@ -33,10 +33,12 @@ COMMANDS: dict[str, Command] = {
         settings.SftConfig, "truing.stages.sft:run", "teach a model to imitate demonstrations"
     ),
     "sample": Command(
-        settings.SampleConfig, "truing.feedback.collect:sample", "write completions of prompts"
+        settings_judging.SampleConfig,
+        "truing.feedback.collect:sample",
+        "write completions of prompts",
     ),
     "compare": Command(
-        settings.CompareConfig,
+        settings_judging.CompareConfig,
         "truing.feedback.collect:compare",
         "turn samples into comparisons by asking a reward",
     ),
@@ -44,7 +46,7 @@ COMMANDS: dict[str, Command] = {
         settings.RewardConfig, "truing.stages.reward:run", "learn a score from comparisons"
     ),
     "reward-bench": Command(
-        settings.RewardBenchConfig,
+        settings_judging.RewardBenchConfig,
         "truing.evaluate.reward_bench:run",
         "how often a reward orders held-out pairs rightly",
     ),
@@ -64,7 +66,7 @@ COMMANDS: dict[str, Command] = {
         "improve a model by a reward, each response against the others of its prompt",
     ),
     "winrate": Command(
-        settings.WinrateConfig,
+        settings_judging.WinrateConfig,
         "truing.evaluate.winrate:run",
         "which of two models is better, with its interval",
     ),

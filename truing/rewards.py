@@ -17,6 +17,8 @@ from truing.data.batch import Encoder
 from truing.data.schema import Text
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.loading import Loading
+from truing.settings import TokenizerTopic
+from truing.settings_judging import CompareConfig, RewardBenchConfig
 
 
 class Reward(Protocol):
@@ -26,17 +28,17 @@ class Reward(Protocol):
 
 
 class ModelReward:
-    """A reward model behind the protocol, with its own tokenizer and context."""
+    """A reward model behind the protocol, with its own tokenizer and context.
 
-    def __init__(self, model: RewardModel, *, batch_size: int = 64) -> None:
+    ``template`` is the encoder's: how it reads messages. ``cut`` counts the completions that were
+    longer than the context.
+    """
+
+    def __init__(self, model: RewardModel, *, template: str = "auto", batch_size: int = 64) -> None:
         self.model = model
         self.batch_size = batch_size
-        self.encoder = Encoder(model.tokenizer, max_length=model.context)
-
-    @property
-    def simulated(self) -> bool:
-        """Whether it learnt from simulated judgements: then its own are no better."""
-        return self.model.simulated
+        self.encoder = Encoder(model.tokenizer, template=template, max_length=model.context)
+        self.cut = 0
 
     def reads(self, prompt: Text) -> bool:
         """Whether the prompt leaves room for a response in the model's context."""
@@ -57,16 +59,12 @@ class ModelReward:
                 f"[yellow]completions cut to the reward model's context of {self.model.context} "
                 f"tokens: {cut}[/yellow]"
             )
+            self.cut += cut
         whole = [row for row in rows if row is not None]
         return sequence_scores(self.model, whole, self.batch_size).tolist()
 
 
 SIMULATED_REWARD = "simulated: the reward learnt from judgements that no person made"  # a note
-
-
-def simulated(reward: Reward) -> bool:
-    """Whether the reward learnt from simulated judgements."""
-    return isinstance(reward, ModelReward) and reward.simulated
 
 
 def length(prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
@@ -82,14 +80,35 @@ def brevity(prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
 RULES: dict[str, Reward] = {"length": length, "brevity": brevity}
 
 
-def load_reward(name: str, loading: Loading | None = None) -> Reward:
-    """The reward that ``name`` stands for. Raises ValueError with the nearest name otherwise."""
+def simulated(reward: Reward) -> bool:
+    """Whether the reward learnt from simulated judgements: then its own are no better."""
+    return isinstance(reward, ModelReward) and reward.model.simulated
+
+
+def judge(config: CompareConfig | RewardBenchConfig) -> Reward:
+    """The reward of a command that has no other model: the tokenizer's settings are about it."""
+    reward = load_reward(config.reward, Loading.of(config), template=config.chat_template)
+    names = TokenizerTopic.model_fields
+    idle = [n for n, info in names.items() if getattr(config, n) != info.default]
+    if idle and not isinstance(reward, ModelReward):
+        raise ValueError(
+            f"{idle[0]} has no effect: the reward {config.reward} is no model, so it has no "
+            "tokenizer; leave it out"
+        )
+    return reward
+
+
+def load_reward(name: str, loading: Loading | None = None, *, template: str = "auto") -> Reward:
+    """The reward that ``name`` stands for; a model reads messages by ``template``.
+
+    Raises ValueError with the nearest name otherwise.
+    """
     if name in RULES:
         return RULES[name]
     if Path(name).is_dir():
-        return ModelReward(load_reward_model(name, loading, trained=True))
+        return ModelReward(load_reward_model(name, loading, trained=True), template=template)
     if name.count("/") == 1 and ":" not in name:
-        return _from_hub(name, loading)
+        return _from_hub(name, loading, template)
     module, colon, function = name.partition(":")
     if colon:
         return _imported(module, function)
@@ -101,9 +120,9 @@ def load_reward(name: str, loading: Loading | None = None) -> Reward:
     )
 
 
-def _from_hub(name: str, loading: Loading | None) -> Reward:
+def _from_hub(name: str, loading: Loading | None, template: str) -> Reward:
     try:
-        return ModelReward(load_reward_model(name, loading, trained=True))
+        return ModelReward(load_reward_model(name, loading, trained=True), template=template)
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

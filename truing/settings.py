@@ -1,11 +1,11 @@
-"""The settings of every stage: topics, and the configs that are composed of them.
+"""The settings of training and of the quickstart: topics, and configs composed of them.
 
 Names are TRL's where TRL has one. A field is here only if a stage acts on it: a key that would
 change nothing is refused (see `truing.retired` for names that people bring from elsewhere).
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -17,13 +17,6 @@ def as_list(value: object) -> object:
     """``tensorboard`` -> ``[tensorboard]``; ``none`` -> ``[]``."""
     items = [value] if isinstance(value, str) else value
     return [] if items == ["none"] else items
-
-
-def _reward() -> Any:
-    return Field(
-        description="Who judges: the folder of a reward run, the name of a rule, or "
-        "module:function, called with lists of prompts and completions."
-    )
 
 
 class RunTopic(Topic):
@@ -67,7 +60,26 @@ class RunTopic(Topic):
         return self
 
 
-class LoadTopic(Topic):
+class TokenizerTopic(Topic):
+    """Tokenizer: of the model at hand; in compare and reward-bench that of the reward model"""
+
+    chat_template: str = Field(
+        "auto",
+        description="How messages become text. auto: the tokenizer's own template, an error if it "
+        "has none and the data holds messages; plain; hh (Human: / Assistant:); or the path of a "
+        "Jinja file.",
+    )
+    eos_token: str | None = Field(
+        None, description="Token that ends a response. None: the tokenizer's own."
+    )
+    pad_token: str | None = Field(
+        None,
+        description="Token that fills up batches; it is never learnt from. None: the tokenizer's "
+        "own, else the end token.",
+    )
+
+
+class LoadTopic(TokenizerTopic):
     """Loading: number format, attention, device"""
 
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
@@ -85,7 +97,7 @@ class LoadTopic(Topic):
 
 
 class ModelTopic(LoadTopic):
-    """Model and tokenizer"""
+    """Model"""
 
     model_name_or_path: str = Field(
         description="Where to start from: a Hugging Face folder, a hub name, or the folder of an "
@@ -93,20 +105,6 @@ class ModelTopic(LoadTopic):
     )
     model_revision: str = Field(
         "main", description="Branch, tag or commit, when the model comes from the hub."
-    )
-    chat_template: str = Field(
-        "auto",
-        description="How messages become text. auto: the tokenizer's own template, an error if it "
-        "has none and the data holds messages; plain; hh (Human: / Assistant:); or the path of a "
-        "Jinja file.",
-    )
-    eos_token: str | None = Field(
-        None, description="Token that ends a response. None: the tokenizer's own."
-    )
-    pad_token: str | None = Field(
-        None,
-        description="Token that fills up batches; it is never learnt from. None: the tokenizer's "
-        "own, else the end token.",
     )
 
 
@@ -143,10 +141,14 @@ class DataTopic(Topic):
         "train", description="Split to train on, where a dataset has splits."
     )
     eval_dataset_name: str | None = Field(
-        None, description="Rows to evaluate on, if not in dataset_name: a file, folder or hub name."
+        None,
+        description="Rows to evaluate on, if not a split of dataset_name: a file, folder or hub "
+        "name.",
     )
     dataset_test_split: str = Field(
-        "test", description="Split to evaluate on, where a dataset has splits."
+        "test",
+        description="Split to evaluate on, where a dataset has splits. The default is used if it "
+        "is there; another must be.",
     )
     max_length: int | None = Field(
         1024,
@@ -256,43 +258,13 @@ class PreferenceTopic(Topic):
     )
 
 
-class PromptsTopic(Topic):
-    """Prompts"""
-
-    prompts: str = Field(
-        description="Rows with a column prompt: a jsonl, jsonl.gz, json, csv or parquet file, or "
-        "a hub name."
-    )
-    num_prompts: int | None = Field(
-        None, ge=1, description="How many of them, from the first. None: all."
-    )
-
-
-class SamplingTopic(Topic):
-    """Sampling"""
-
-    temperature: float = Field(
-        1.0, ge=0, description="Divides the logits. 1: the model as it is; 0: always the likeliest."
-    )
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this probability."
-    )
-    max_completion_length: int = Field(
-        128, ge=1, description="Most tokens per completion; a longer one counts as unfinished."
-    )
-    generation_batch_size: int = Field(
-        64, ge=1, description="Completions generated side by side. It does not change them."
-    )
-    seed: int = Field(0, ge=0, description="Seed; each completion has numbers of its own.")
-
-
-class _Command(Topic):
+class CommandTopic(Topic):
     """The settings of one command."""
 
     advice: ClassVar[Mapping[str, str]] = RETIRED
 
 
-class TrainingConfig(RunTopic, ModelTopic, DataTopic, OptimTopic, LoraTopic, _Command):
+class TrainingConfig(RunTopic, ModelTopic, DataTopic, OptimTopic, LoraTopic, CommandTopic):
     """What every training stage asks for."""
 
 
@@ -324,71 +296,7 @@ class DpoConfig(PreferenceTopic, TrainingConfig):
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the comparisons (TRL: 3).")
 
 
-class SampleConfig(PromptsTopic, SamplingTopic, ModelTopic, _Command):
-    """Sample: write completions of prompts"""
-
-    output_file: str = Field(description="File to write: jsonl rows of prompt and completion.")
-    num_generations: int = Field(1, ge=1, description="Completions per prompt.")
-
-
-class CompareConfig(LoadTopic, _Command):
-    """Compare: turn samples into comparisons by asking a reward"""
-
-    samples: str = Field(
-        description="File that `truing sample` wrote, with two or more per prompt."
-    )
-    reward: str = _reward()
-    output_file: str = Field(
-        description="File to write: jsonl rows of prompt, chosen, rejected and their provenance."
-    )
-    pairs: Literal["best_worst", "all"] = Field(
-        "best_worst",
-        description="Pairs per prompt: the best with the worst, or each with each. Equal scores "
-        "give no pair; they are counted.",
-    )
-
-
-class RewardBenchConfig(LoadTopic, _Command):
-    """Reward bench: how often a reward orders held-out pairs rightly"""
-
-    reward: str = Field(
-        description="The reward in question: the folder of a reward run, the name of a rule, or "
-        "module:function.",
-        json_schema_extra={"positional": True},
-    )
-    dataset_name: str = Field(
-        description="Held-out comparisons or rankings: a file, a folder or a hub name."
-    )
-    dataset_test_split: str = Field("test", description="Split, where a dataset has splits.")
-    train_dataset_name: str | None = Field(
-        None,
-        description="Comparisons that a bag-of-words baseline may learn from. None: no such "
-        "baseline.",
-    )
-    output_file: str | None = Field(None, description="JSON file for the figures. None: printed.")
-
-
-class WinrateConfig(PromptsTopic, SamplingTopic, LoadTopic, _Command):
-    """Winrate: which of two models a reward prefers"""
-
-    run_a: str = Field(
-        description="The model in question: a run folder, a Hugging Face folder or a hub name.",
-        json_schema_extra={"positional": True},
-    )
-    run_b: str = Field(
-        description="The model to beat, given in the same way.",
-        json_schema_extra={"positional": True},
-    )
-    reward: str = _reward()
-    num_prompts: int | None = Field(
-        500, ge=1, description="How many of them, from the first. None: all."
-    )
-    output_file: str | None = Field(
-        None, description="JSON file for the figures and both texts. None: only printed."
-    )
-
-
-class QuickstartConfig(_Command):
+class QuickstartConfig(CommandTopic):
     """Quickstart: the whole loop in the embedded world"""
 
     output_dir: str = Field(

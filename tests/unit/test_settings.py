@@ -6,22 +6,22 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from truing import settings
+from truing import settings, settings_judging
 from truing.config import ConfigError, Topic, check, from_yaml, groups, to_yaml
 from truing.retired import RETIRED
 
 TOPICS = [
     value
-    for value in vars(settings).values()
+    for value in (vars(settings) | vars(settings_judging)).values()
     if isinstance(value, type) and issubclass(value, Topic) and value is not Topic
 ]
 COMMANDS = {
     settings.SftConfig: {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"},
     settings.RewardConfig: {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"},
     settings.DpoConfig: {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"},
-    settings.SampleConfig: {"model_name_or_path": "m", "prompts": "p", "output_file": "f"},
-    settings.CompareConfig: {"samples": "s", "reward": "r", "output_file": "f"},
-    settings.WinrateConfig: {"run_a": "a", "run_b": "b", "reward": "r", "prompts": "p"},
+    settings_judging.SampleConfig: {"model_name_or_path": "m", "prompts": "p", "output_file": "f"},
+    settings_judging.CompareConfig: {"samples": "s", "reward": "r", "output_file": "f"},
+    settings_judging.WinrateConfig: {"run_a": "a", "run_b": "b", "reward": "r", "prompts": "p"},
     settings.QuickstartConfig: {},
 }
 # Names that TRL 1.16's SFT, reward and DPO configs, its model config and its dataset arguments
@@ -96,6 +96,7 @@ def test_report_to_takes_a_word_or_a_list(value: object, trackers: list[str]) ->
         ({"lora_target_modules": ["q"]}, "lora_target_modules has no effect"),
         ({"warmup_steps": 5, "warmup_ratio": 0.1}, "give warmup_steps or warmup_ratio, not both"),
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "use constant_with_warmup"),
+        ({"num_completions_to_print": 2}, "no effect without log_completions_steps"),
         ({"max_steps": 0}, "max_steps must be above 0, or -1"),
         ({"loss_type": "ipo"}, "loss_type: got 'ipo', but it should be 'sigmoid'"),
         ({"packing": True}, "packing has no place here: only sft has it"),

@@ -6,7 +6,7 @@ model returns for a layout is per *sequence* (B, T), so nothing above this file 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -124,20 +124,26 @@ class Encoder:
         None for a row that is left out: a prompt without room for any response, or a response too
         long in the mode "drop". A response that is cut loses its EOS. All of it is counted.
         """
+        return next(self.encode_each(prompt, [response]), None)
+
+    def encode_each(self, prompt: Text, responses: Sequence[Text]) -> Iterator[Tokens | None]:
+        """`encode` of each response in turn, with the prompt read and, if it leaves no room,
+        counted once: there is nothing then."""
         prompt_ids = self.prompt(prompt)
-        response_ids = self._response(prompt, prompt_ids, response)
-        if self.max_length is not None:
-            room = self.max_length - len(prompt_ids)
-            if room < 1:
-                self.counts["prompts too long, left out"] += 1
-                return None
-            if len(response_ids) > room:
+        room = None if self.max_length is None else self.max_length - len(prompt_ids)
+        if room is not None and room < 1:
+            self.counts["prompts too long, left out"] += 1
+            return
+        for response in responses:
+            response_ids = self._response(prompt, prompt_ids, response)
+            if room is not None and len(response_ids) > room:
                 if self.truncation_mode == "drop":
                     self.counts["responses too long, left out"] += 1
-                    return None
+                    yield None
+                    continue
                 self.counts["responses truncated"] += 1
                 response_ids = response_ids[:room]
-        return Tokens(prompt_ids, response_ids)
+            yield Tokens(prompt_ids, response_ids)
 
     def _response(
         self, prompt: Text, prompt_ids: tuple[int, ...], response: Text

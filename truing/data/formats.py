@@ -17,9 +17,9 @@ from typing import Any, TypeVar, cast, overload
 from truing.data.dialogue import Notes
 from truing.data.records import columns_for, record_of
 from truing.data.schema import Comparison, Demonstration, Message, Prompt, Provenance, Record
-from truing.data.sources import DataError, read, refuse
+from truing.data.sources import DataError, read, refuse, splits
 
-__all__ = ["SIMULATED", "DataError", "Dataset", "load", "save", "to_row"]
+__all__ = ["SIMULATED", "DataError", "Dataset", "load", "save", "splits", "to_row"]
 
 SIMULATED = "simulated: made by no person"  # a note
 

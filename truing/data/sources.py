@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _FORMATS = ".jsonl, .json, .csv (each also .gz) or .parquet"
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")
+# What may be a name on the hub: owner/name, or the name alone of a few old ones.
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# Names the splits of a folder that `datasets` saved.
+_SAVED = "dataset_dict.json"
 # Columns of a csv file whose cells hold something other than text: they are read as JSON.
 _LISTS = {"messages", "completions", "responses", "ranks", "provenance"}
 _STRUCTURED = _LISTS | {"label", "margin", "key", "simulated"}
@@ -85,14 +89,33 @@ def read(source: str | Path, split: str) -> Table:
         found = _file(path)
     elif path.is_dir():
         found = _folder(path, split)
-    elif isinstance(source, str) and _HUB_NAME.fullmatch(source) and not _suffix(path):
-        found = _hub(source, split)
+    elif _on_hub(source):
+        found = _hub(str(source), split)
     else:
         _missing(path)
     rows = [Row(f, n, i, _record(f, n, value)) for i, (f, n, value) in enumerate(found)]
     if not rows:
         refuse(name, "it holds no rows", "at least one row", "Was its export interrupted?")
     return Table(name, rows)
+
+
+def splits(source: str | Path) -> list[str]:
+    """The splits of a source that can be read; none for what is read whole, whatever the split."""
+    path = Path(source).expanduser()
+    if path.is_file() or (path / "state.json").is_file():
+        return []
+    if (path / _SAVED).is_file():
+        return sorted(_json(_text(path / _SAVED), path / _SAVED)["splits"])
+    if path.is_dir():
+        return sorted({_split(file) for file in _data_files(path)})
+    return sorted(_ask_hub(str(source), "tell its splits", _names)) if _on_hub(source) else []
+
+
+def _on_hub(source: str | Path) -> bool:
+    """Whether a source that is no path may be a dataset on the hub; a file's name never is."""
+    name, colon, part = str(source).partition(":")
+    whole = not colon or re.fullmatch(r"[\w.-]+", part)
+    return bool(HUB_NAME.fullmatch(name) and whole and not _suffix(Path(source)))
 
 
 def _record(file: str, number: int, value: Any) -> dict[str, Any]:
@@ -231,15 +254,24 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
 # --- folders and the hub --------------------------------------------------------------------------
 
 
+def _data_files(path: Path) -> list[Path]:
+    return [p for place in (path, path / "data") for p in sorted(place.glob("*")) if _suffix(p)]
+
+
+def _split(file: Path) -> str:
+    """The split that a file holds, whole or a shard of it."""
+    return re.sub(r"-\d+-of-\d+$", "", Path(file.name.removesuffix(".gz")).stem)
+
+
 def _folder(path: Path, split: str) -> Iterator[tuple[str, int, Any]]:
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+    if (path / "state.json").is_file() or (path / _SAVED).is_file():
         return _saved(path, split)
-    files = [p for place in (path, path / "data") for p in sorted(place.glob("*")) if _suffix(p)]
-    shard = re.compile(re.escape(split) + r"(-\d+-of-\d+)?")
-    wanted = [p for p in files if shard.fullmatch(Path(p.name.removesuffix(".gz")).stem)]
-    came = f"the data files are {[p.name for p in wanted or files]}"
-    if not wanted or (len(wanted) > 1 and not all("-of-" in p.name for p in wanted)):
-        needed = f"one file {split}.*, or its shards {split}-00000-of-00002.*"
+    wanted = [p for p in _data_files(path) if _split(p) == split]
+    needed = f"one file {split}.*, or its shards {split}-00000-of-00002.*"
+    if not wanted:
+        refuse(path, f"it holds the splits {splits(path)}", needed, "Name one that is there.")
+    if len(wanted) > 1 and not all("-of-" in p.name for p in wanted):
+        came = f"the data files are {[p.name for p in wanted]}"
         refuse(path, came, needed, "Name the file that you mean.")
     return (row for file in wanted for row in _file(file))
 
@@ -251,7 +283,7 @@ def _saved(path: Path, split: str) -> Iterator[tuple[str, int, Any]]:
     loaded: Any = datasets.load_from_disk(str(path))
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
-            came = f"it holds the splits {sorted(map(str, loaded))}"
+            came = f"it holds the splits {splits(path)}"
             refuse(path, came, f"the split {split!r}", "Name one that is there.")
         loaded = loaded[split]
     return ((path.name, n, row) for n, row in enumerate(loaded, start=1))
@@ -260,19 +292,31 @@ def _saved(path: Path, split: str) -> Iterator[tuple[str, int, Any]]:
 def _hub(name: str, split: str) -> Iterator[tuple[str, int, Any]]:
     import datasets  # late, as above
 
+    ask = partial(datasets.load_dataset, split=split)
+    loaded = _ask_hub(name, f"load its split {split!r}", ask)
+    return ((name, n, row) for n, row in enumerate(loaded, start=1))
+
+
+def _names(repository: str, part: str | None) -> list[str]:
+    import datasets  # late, as above
+
+    return datasets.get_dataset_split_names(repository, part)
+
+
+def _ask_hub(name: str, what: str, ask: Callable[[str, str | None], Any]) -> Any:
+    """What `datasets` says of a hub name. Raises DataError where it cannot do ``what``."""
     repository, _, part = name.partition(":")
     try:
-        loaded: Any = datasets.load_dataset(repository, part or None, split=split)
+        return ask(repository, part or None)
     except (OSError, ValueError, RuntimeError) as error:
         offline = any(os.environ.get(f"HF_{x}_OFFLINE", "0") != "0" for x in ("HUB", "DATASETS"))
         refuse(
             name,
-            f"no file or folder here, and `datasets` cannot load its split {split!r} ({error})",
+            f"no file or folder here, and `datasets` cannot {what} ({error})",
             "a file, a folder, or a dataset that can be reached",
             ("Offline mode is on (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE). " if offline else "")
             + "Check the name; without a network, download it elsewhere and give the folder.",
         )
-    return ((name, n, row) for n, row in enumerate(loaded, start=1))
 
 
 def _missing(path: Path) -> NoReturn:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import expit
@@ -19,11 +20,10 @@ from scipy.special import expit
 from truing import console
 from truing.data.formats import SIMULATED, load
 from truing.data.schema import Comparison, Ranking, Text
-from truing.models.loading import Loading
-from truing.rewards import ModelReward, load_reward, score
+from truing.rewards import ModelReward, Reward, judge, score, simulated
 from truing.run import write_json
-from truing.settings import RewardBenchConfig
-from truing.stats.ratings import pair_accuracy
+from truing.settings_judging import RewardBenchConfig
+from truing.stats.ratings import numbered, pair_accuracy
 
 WORDS = 5000  # vocabulary of the bag of words
 RIDGE = 1.0
@@ -80,50 +80,64 @@ def plain(text: Text) -> str:
 def run(config: RewardBenchConfig) -> dict[str, Any]:
     """Accuracy of a reward on the pairs of a file, with intervals clustered by prompt."""
     rankings = load(config.dataset_name, Ranking, split=config.dataset_test_split)
-    rows, keys = pairs_of(rankings.rows)
-    reward = load_reward(config.reward, Loading.of(config))
-    if isinstance(reward, ModelReward):
-        kept = [i for i, c in enumerate(rows) if reward.reads(c.prompt)]
-        if len(kept) < len(rows):
-            lost = len(rows) - len(kept)
-            console.say(f"[yellow]prompt too long for the reward model, left out: {lost}[/yellow]")
-        rows, keys = [rows[i] for i in kept], [keys[i] for i in kept]
+    reward = judge(config)
+    model = reward if isinstance(reward, ModelReward) else None
+    read = [r for r in rankings.rows if model is None or model.reads(r.prompt)]
+    rows, keys = pairs_of(read)
+    left_out = {
+        "prompts too long for the reward model, left out": len(rankings) - len(read),
+        "rankings without a pair, left out": sum(len(set(r.ranks)) == 1 for r in read),
+    }
     if not rows:
         raise ValueError(
             f"no pair of {rankings.name} can be scored: every prompt fills the reward model's "
             "context, or no ranking has a better and a worse response"
         )
-    prompts = [c.prompt for c in rows]
-    better = score(reward, prompts, [plain(c.chosen) for c in rows])
-    worse = score(reward, prompts, [plain(c.rejected) for c in rows])
-    margins = {"reward": [a - b for a, b in zip(better, worse, strict=True)]}
-    margins["longer wins"] = length_margins(rows)
+    counts = rankings.notes | {note: count for note, count in left_out.items() if count}
+    for note, count in counts.items():
+        console.say(f"[yellow]{escape(note)}: {count}[/yellow]")
+    margins = {"reward": reward_margins(reward, rows), "longer wins": length_margins(rows)}
+    if model is not None and model.cut:  # said by the model itself
+        counts["responses cut to the reward model's context"] = model.cut
     if config.train_dataset_name is not None:
         train, _ = pairs_of(load(config.train_dataset_name, Ranking).rows)
         margins["bag of words"] = bag_of_words(train, rows)
-    simulated = SIMULATED in rankings.noted
-    figures = {name: pair_accuracy(m, keys)._asdict() for name, m in margins.items()}
+    marked = SIMULATED in rankings.noted
+    accuracies = {name: pair_accuracy(m, keys)._asdict() for name, m in margins.items()}
+    told = {
+        name: f"{f['value']:.3f}  (95 %: {f['low']:.3f} to {f['high']:.3f})"
+        for name, f in accuracies.items()
+    }
+    if simulated(reward):
+        told["the reward learnt from"] = "simulated judgements"
     console.table(
         f"{config.reward} on {len(rows)} pairs of {rankings.name}"
-        f"{', judged by a simulation' if simulated else ''}",
-        {
-            name: f"{f['value']:.3f}  (95 %: {f['low']:.3f} to {f['high']:.3f})"
-            for name, f in figures.items()
-        },
+        f"{', judged by a simulation' if marked else ''}",
+        told,
     )
+    figures = {**accuracies, "counts": counts, "simulated": marked or simulated(reward)}
     if config.output_file is not None:
-        write_json(config.output_file, {**figures, "simulated": simulated})
+        write_json(config.output_file, figures)
     return figures
 
 
+def reward_margins(reward: Reward, rows: Sequence[Comparison]) -> list[float]:
+    """Score of the chosen minus that of the rejected response. Each response is scored once,
+    whatever the number of pairs it is in."""
+    sides = [(c.prompt, plain(text)) for c in rows for text in (c.chosen, c.rejected)]
+    once = list(dict.fromkeys(sides))
+    scores = score(reward, [prompt for prompt, _ in once], [text for _, text in once])
+    known = dict(zip(once, scores, strict=True))
+    found = [known[side] for side in sides]
+    return [better - worse for better, worse in zip(found[::2], found[1::2], strict=True)]
+
+
 def pairs_of(rankings: Sequence[Ranking]) -> tuple[list[Comparison], list[int]]:
-    """All pairs of each ranking, and the number of the ranking that each came from."""
+    """All pairs of each ranking, and the number of the prompt that each is about."""
     rows: list[Comparison] = []
-    keys: list[int] = []
-    for number, r in enumerate(rankings):
+    for r in rankings:
         for better, high in zip(r.completions, r.ranks, strict=True):
             for worse, low in zip(r.completions, r.ranks, strict=True):
                 if high < low:
                     rows.append(Comparison(r.prompt, better, worse))
-                    keys.append(number)
-    return rows, keys
+    return rows, numbered(c.prompt for c in rows)

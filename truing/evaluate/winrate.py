@@ -11,33 +11,36 @@ from truing.generation.engine import Sampling
 from truing.generation.sample import complete
 from truing.models.loading import Loading
 from truing.models.model import load_policy
-from truing.rewards import ModelReward, load_reward, score
+from truing.rewards import load_reward, score, simulated
 from truing.run import write_json
-from truing.settings import WinrateConfig
-from truing.stats.ratings import length_controlled_win_rate, win_rate
+from truing.settings_judging import WinrateConfig
+from truing.stats.ratings import length_controlled_win_rate, numbered, win_rate
 
 
 def run(config: WinrateConfig) -> dict[str, Any]:
     """Sample once from each model for every prompt, score, and count wins; ties are a half.
 
-    The models draw with different random numbers, so equal models tie only by chance.
+    The models draw with different random numbers, so equal models tie only by chance. Rows of the
+    same prompt are one cluster of the intervals.
     """
-    rows = load(config.prompts, Prompt).rows[: config.num_prompts]
+    rows = load(config.prompts, Prompt, split=config.dataset_test_split).rows[: config.num_prompts]
     prompts = [p.prompt for p in rows]
-    reward = load_reward(config.reward, Loading.of(config))
+    # The tokenizer's settings are about the two policies.
+    reward = load_reward(config.reward, Loading.of(config).beside())
     texts, scores = {}, {}
     for side, name in (("a", config.run_a), ("b", config.run_b)):
         texts[side] = _completions(config, side, name, rows)
         scores[side] = score(reward, prompts, texts[side])
     lengths = {side: [len(text.split()) for text in texts[side]] for side in texts}
-    rate = win_rate(scores["a"], scores["b"])
+    clusters = numbered(prompts)
+    rate = win_rate(scores["a"], scores["b"], cluster_N=clusters)
     wins = [0.5 + 0.5 * ((a > b) - (a < b)) for a, b in zip(scores["a"], scores["b"], strict=True)]
-    controlled = length_controlled_win_rate(wins, lengths["a"], lengths["b"])
+    controlled = length_controlled_win_rate(wins, lengths["a"], lengths["b"], clusters)
     figures = {
         "run_a": config.run_a,
         "run_b": config.run_b,
         "reward": config.reward,
-        "simulated": isinstance(reward, ModelReward) and reward.simulated,
+        "simulated": simulated(reward),
         "win_rate": rate._asdict(),
         "length_controlled_win_rate": controlled._asdict(),
         "mean_words": {side: sum(n) / len(n) for side, n in lengths.items()},
@@ -46,7 +49,8 @@ def run(config: WinrateConfig) -> dict[str, Any]:
     console.table(
         f"{config.run_a} against {config.run_b}",
         {
-            "prompts": rate.n,
+            "prompts": len(set(clusters)),
+            **({"rows": rate.n} if rate.n > len(set(clusters)) else {}),
             "win rate": f"{rate.value:.3f}  (95 %: {rate.low:.3f} to {rate.high:.3f})",
             "ties": rate.ties,
             "at equal length": f"{controlled.value:.3f}  (95 %: {controlled.low:.3f} to "
@@ -68,7 +72,7 @@ def run(config: WinrateConfig) -> dict[str, Any]:
 
 def _completions(config: WinrateConfig, side: str, name: str, rows: Sequence[Prompt]) -> list[str]:
     policy = load_policy(name, Loading.of(config))
-    encoder = Encoder(policy.tokenizer)
+    encoder = Encoder(policy.tokenizer, template=config.chat_template)
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,

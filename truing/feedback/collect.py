@@ -11,13 +11,13 @@ from truing.generation.engine import Sampling
 from truing.generation.sample import complete
 from truing.models.loading import Loading
 from truing.models.model import load_policy
-from truing.rewards import ModelReward, load_reward, score
-from truing.settings import CompareConfig, SampleConfig
+from truing.rewards import ModelReward, judge, score, simulated
+from truing.settings_judging import CompareConfig, SampleConfig
 
 
 def sample(config: SampleConfig) -> Path:
     """Write completions: a jsonl row of ``prompt`` and ``completion`` for each sample."""
-    rows = load(config.prompts, Prompt)
+    rows = load(config.prompts, Prompt, split=config.dataset_train_split)
     chosen = rows.rows[: config.num_prompts]
     prompts = [p.prompt for p in chosen]
     policy = load_policy(config.model_name_or_path, Loading.of(config))
@@ -67,7 +67,7 @@ def sample(config: SampleConfig) -> Path:
 def compare(config: CompareConfig) -> Path:
     """Write comparisons of samples of the same prompt, ordered by a reward."""
     rows = load(config.samples, Demonstration)
-    reward = load_reward(config.reward, Loading.of(config))
+    reward = judge(config)
     scores = score(
         reward, [d.prompt for d in rows.rows], [_string(d.completion) for d in rows.rows]
     )
@@ -75,9 +75,8 @@ def compare(config: CompareConfig) -> Path:
     for demonstration, value in zip(rows.rows, scores, strict=True):
         pair = (value, _string(demonstration.completion))
         groups.setdefault(demonstration.prompt, []).append(pair)
-    learnt = isinstance(reward, ModelReward)
-    source = "ai" if learnt else "verifier"
-    simulated = learnt and reward.simulated
+    source = "ai" if isinstance(reward, ModelReward) else "verifier"
+    marked = simulated(reward)
     out: list[Comparison] = []
     equal = 0
     for prompt, group in groups.items():
@@ -88,7 +87,7 @@ def compare(config: CompareConfig) -> Path:
                 equal += 1
                 continue
             told: dict[str, object] = {"scores": [high, low]}
-            who = Provenance(source, config.reward, simulated=simulated, extra=told)
+            who = Provenance(source, config.reward, simulated=marked, extra=told)
             out.append(Comparison(prompt, better, worse, provenance=who))
     if not out:
         raise ValueError(
@@ -102,7 +101,7 @@ def compare(config: CompareConfig) -> Path:
             "prompts": len(groups),
             "comparisons": len(out),
             "left out, equal scores or texts": equal,
-            **({"the reward learnt from": "simulated judgements"} if simulated else {}),
+            **({"the reward learnt from": "simulated judgements"} if marked else {}),
             "file": config.output_file,
         },
     )

@@ -1,8 +1,8 @@
-"""How a model folder is read: number format, attention and device, tokenizer, what is refused."""
+"""How a model folder is read: place, number format, attention, device, tokenizer; refusals."""
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from truing import console
+from truing.data.sources import HUB_NAME
 from truing.settings import LoadTopic
 
 
@@ -36,6 +37,10 @@ class Loading:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
         return cls(**named, revision=getattr(config, "model_revision", None), device=device)
 
+    def beside(self) -> "Loading":
+        """For models beside a policy: revision and names of tokens are about the policy alone."""
+        return replace(self, revision=None, eos_token=None, pad_token=None)
+
     def options(self) -> dict[str, Any]:
         chosen = {"attn_implementation": self.attn_implementation, "revision": self.revision}
         return {
@@ -46,11 +51,35 @@ class Loading:
         }
 
 
+def resolve(source: Path | str) -> Path | str:
+    """A run folder stands for the model inside it; anything else stays as it is."""
+    folder = Path(source)
+    if (folder / "model" / "config.json").is_file():
+        return folder / "model"
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds no model: expected config.json in it or in {folder / 'model'}; "
+            "name a Hugging Face model folder or a finished run"
+        )
+    if not folder.exists() and not HUB_NAME.fullmatch(str(source)):
+        raise ValueError(f"no model folder at {source} (and it is not a hub name owner/name)")
+    return source
+
+
 def load_tokenizer(source: Path | str, loading: Loading) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name, with an EOS and a padding token settled aloud."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, trust_remote_code=loading.trust_remote_code, revision=loading.revision or "main"
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=loading.trust_remote_code, revision=loading.revision or "main"
+        )
+    except OSError as error:
+        if Path(source).exists():
+            raise
+        # A mistyped folder reads as a hub name, and transformers may not say which one it was.
+        raise OSError(
+            f"no model folder at {source}, and the hub gave no such model "
+            f"({str(error).partition(chr(10))[0]}): check the path, or the name and the network"
+        ) from error
     for name, token in (("eos_token", loading.eos_token), ("pad_token", loading.pad_token)):
         if token is None:
             continue
@@ -73,21 +102,6 @@ def load_tokenizer(source: Path | str, loading: Loading) -> PreTrainedTokenizerB
             "there[/yellow]"
         )
     return tokenizer
-
-
-def resolve(source: Path | str) -> Path | str:
-    """A run folder stands for the model inside it; anything else stays as it is."""
-    folder = Path(source)
-    if (folder / "model" / "config.json").is_file():
-        return folder / "model"
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} holds no model: expected config.json in it or in {folder / 'model'}; "
-            "name a Hugging Face model folder or a finished run"
-        )
-    if not folder.exists() and str(source).count("/") != 1:
-        raise ValueError(f"no model folder at {source} (and it is not a hub name owner/name)")
-    return source
 
 
 def refuse_missing(source: Path | str, names: Iterable[str]) -> None:

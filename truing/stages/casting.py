@@ -6,7 +6,6 @@ All of it is loaded and checked against each other before anything is sampled.
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -61,8 +60,7 @@ def casting(
     prompts = encode_prompts(dataset, encoder, config.response_length)
     with setup.apart(encoder, "evaluation"):
         shown = encode_prompts(held_out, encoder, config.response_length) if held_out else []
-    # Names of tokens and revisions are about the policy.
-    plain = replace(Loading.of(config), revision=None, eos_token=None, pad_token=None)
+    plain = Loading.of(config).beside()
     rewards = [load_reward(name, plain) for name in config.reward]
     for reward in rewards:
         check_reads(reward, [*prompts, *shown])

@@ -85,8 +85,10 @@ def encode_pairs(dataset: Dataset[Comparison], encoder: Encoder) -> list[Pair]:
     """Token pairs; a pair that is left out, or equal after truncation, is counted."""
     pairs: list[Pair] = []
     for row in dataset.rows:
-        chosen = encoder.encode(row.prompt, row.chosen)
-        rejected = encoder.encode(row.prompt, row.rejected)
+        # The first that does not fit leaves out the pair, which is counted once.
+        both = encoder.encode_each(row.prompt, (row.chosen, row.rejected))
+        chosen = next(both, None)
+        rejected = next(both, None) if chosen else None
         if chosen is None or rejected is None:
             continue
         if chosen == rejected:

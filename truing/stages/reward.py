@@ -26,7 +26,7 @@ from truing.run import Parent, Run
 from truing.settings import RewardConfig
 from truing.stages import setup
 from truing.stages.trainer import Batch, Place, Sums, stat
-from truing.stats.ratings import pair_accuracy
+from truing.stats.ratings import numbered, rate
 
 # Reference responses read for the shift: the mean is then known to 1 / sqrt(1000) of their spread.
 REFERENCES = 1000
@@ -95,7 +95,9 @@ def encode_rankings(dataset: Dataset[Ranking], encoder: Encoder) -> list[Ranked]
     """Token rankings; a response that is left out, or a ranking without a pair, is counted."""
     rows: list[Ranked] = []
     for ranking in dataset.rows:
-        encoded = [encoder.encode(ranking.prompt, text) for text in ranking.completions]
+        encoded = list(encoder.encode_each(ranking.prompt, ranking.completions))
+        if not encoded:
+            continue
         kept = [(t, r) for t, r in zip(encoded, ranking.ranks, strict=True) if t is not None]
         ranked = ranked_pairs([r for _, r in kept])
         pairs = [(i, j) for i, j in ranked if kept[i][0] != kept[j][0]]
@@ -125,6 +127,7 @@ def run(config: RewardConfig) -> Run | None:
     rows = encode_rankings(dataset, encoder)
     with setup.apart(encoder, "evaluation"):
         eval_rows = encode_rankings(held_out, encoder) if held_out else []
+    check_prompts(eval_rows)
     reference = reference_responses(config, dataset)
     with setup.apart(encoder, "reference"):
         anchors = encode_reference(reference, encoder)
@@ -203,25 +206,36 @@ def encode_reference(reference: Reference, encoder: Encoder) -> list[Tokens]:
     )
 
 
+def check_prompts(rows: Sequence[Ranked]) -> None:
+    """Raise ValueError for held-out rows of which no interval could be told, before training."""
+    if len(rows) > 1 and len({row.responses[0].prompt for row in rows}) == 1:
+        raise ValueError(
+            f"the {len(rows)} rows to evaluate on all have the same prompt, and an interval needs "
+            "two: hold out rows of more prompts, or none"
+        )
+
+
 def held_out_accuracy(
     model: RewardModel, rows: Sequence[Ranked], batch_size: int
 ) -> dict[str, float]:
-    """Share of held-out pairs in the right order, ties a half, interval clustered by prompt."""
+    """Share of held-out pairs in the right order, ties a half, interval clustered by prompt.
+
+    All pairs of a ranking share a weight of 1, as in the loop's own accuracy and loss.
+    """
     flat = [tokens for row in rows for tokens in row.responses]
     scores = sequence_scores(model, flat, batch_size).numpy()
-    margins: list[float] = []
-    clusters: list[int] = []
+    right: list[float] = []
     start = 0
-    for number, row in enumerate(rows):
-        margins += [float(scores[start + i] - scores[start + j]) for i, j in row.pairs]
-        clusters += [number] * len(row.pairs)
+    for row in rows:
+        margins = [float(scores[start + i] - scores[start + j]) for i, j in row.pairs]
+        right.append(sum(0.5 + 0.5 * ((m > 0) - (m < 0)) for m in margins) / len(margins))
         start += len(row.responses)
-    accuracy = pair_accuracy(margins, clusters)
+    accuracy = rate(right, numbered(row.responses[0].prompt for row in rows))
     return {
         "eval_accuracy": accuracy.value,
         "eval_accuracy_low": accuracy.low,
         "eval_accuracy_high": accuracy.high,
-        "eval_pairs": float(len(margins)),
+        "eval_pairs": float(sum(len(row.pairs) for row in rows)),
     }
 
 

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from truing import console
 from truing.data.batch import Encoder
-from truing.data.formats import Dataset, load
+from truing.data.formats import DataError, Dataset, load, splits
 from truing.data.schema import Record
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
@@ -72,13 +72,25 @@ def adapt(config: TrainingConfig, model: Model) -> None:
 
 
 def datasets(config: TrainingConfig, kind: type[R]) -> tuple[Dataset[R], Dataset[R] | None]:
-    """The rows to train on and, where there are any, those to evaluate on."""
+    """The rows to train on and, where there are any, those to evaluate on: of eval_dataset_name,
+    else the split dataset_test_split of dataset_name.
+
+    Raises DataError when another split than the default was named and is not there.
+    """
     rows = load(config.dataset_name, kind, split=config.dataset_train_split)
     if config.eval_dataset_name is not None:
         return rows, load(config.eval_dataset_name, kind, split=config.dataset_test_split)
-    folder = Path(config.dataset_name)
-    if folder.is_dir() and any(folder.glob(f"{config.dataset_test_split}.*")):
-        return rows, load(folder, kind, split=config.dataset_test_split)
+    test = config.dataset_test_split
+    named = test != type(config).model_fields["dataset_test_split"].default
+    found = splits(config.dataset_name)
+    if named and not found:
+        raise DataError(
+            f"dataset_test_split is {test!r}, but {config.dataset_name} has no splits, it is read "
+            "whole: name the rows to evaluate on in eval_dataset_name"
+        )
+    # The default is no order: without it, or where it is what is trained on, nothing is held out.
+    if named or (test in found and test != config.dataset_train_split):
+        return rows, load(config.dataset_name, kind, split=test)
     return rows, None
 
 

@@ -10,7 +10,7 @@ of rows, which stays inside [0, 1] and never shrinks to a point, not even when e
 Every function raises ValueError for arrays that are empty, of unequal length or not finite.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -214,6 +214,12 @@ def length_controlled_win_rate(
     theta, reach = fit.params[0], _quantile(level, groups - 1) * fit.bse[0]
     value, low, high = (float(p) for p in expit([theta, theta - reach, theta + reach]))
     return LengthControlled(value, low, high, len(win_N), float(fit.params[1]), "")
+
+
+def numbered(names_N: Iterable[Hashable]) -> list[int]:
+    """A number for each row, the same wherever the name is: clusters of prompts, say."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names_N]
 
 
 def distinct_n(texts: Sequence[Sequence[Hashable]], n: int = 2) -> float:

@@ -140,6 +140,17 @@ def test_what_is_too_long_is_cut_or_left_out_and_counted() -> None:
     assert drop.counts == {"responses too long, left out": 1}
 
 
+def test_each_response_is_encoded_as_if_alone_and_a_long_prompt_counted_once() -> None:
+    for mode in ("keep_start", "drop"):
+        one, each = (Encoder(BYTES, max_length=7, truncation_mode=mode) for _ in range(2))
+        answers = ["d", "defg", "de"]
+        wanted = [one.encode("abc", answer) for answer in answers]
+        assert list(each.encode_each("abc", answers)) == wanted
+        assert each.counts == one.counts
+        assert list(each.encode_each("abcdefg", answers)) == []
+        assert each.counts["prompts too long, left out"] == 1
+
+
 @BOTH
 def test_special_tokens_are_not_decoded(tokenizer: Any) -> None:
     encoder = Encoder(tokenizer)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from truing.data.sources import DataError, read
+from truing.data.sources import DataError, read, splits
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "Name a tree.", "completion": " An oak,\nor an elm.", "margin": 0.5},
@@ -131,7 +131,8 @@ def test_folder_takes_the_split(tmp_path: Path) -> None:
     shards = read(tmp_path, "test").rows
     assert [row.values for row in shards] == ROWS
     assert [(row.number, row.index) for row in shards] == [(1, 0), (1, 1)]
-    with pytest.raises(DataError, match=r"'train.jsonl'.*one file valid\.\*"):
+    assert splits(tmp_path) == ["test", "train", "train-notes"]
+    with pytest.raises(DataError, match=r"\['test', 'train', 'train-notes'\].*one file valid\.\*"):
         read(tmp_path, "valid")
     write_csv(tmp_path / "train.csv", ROWS)
     with pytest.raises(DataError, match=r"'train.csv', 'train.jsonl'.*Name the file"):
@@ -144,6 +145,9 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
     datasets.DatasetDict({"test": one}).save_to_disk(str(tmp_path / "many"))
     assert [row.values for row in read(tmp_path / "one", "train").rows] == ROWS
     assert [row.values for row in read(tmp_path / "many", "test").rows] == ROWS
+    # What is read whole has none.
+    assert splits(tmp_path / "many") == ["test"]
+    assert splits(tmp_path / "one") == []
     with pytest.raises(DataError, match=r"splits \['test'\].*'train'"):
         read(tmp_path / "many", "train")
 
@@ -166,3 +170,22 @@ def test_hub_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no such file"):
         read("owner/other.jsonl", "train")  # a file name never goes to the network
     assert len(asked) == 2
+
+
+def test_splits_of_hub_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def fake(path: str, name: str | None) -> list[str]:
+        asked.append((path, name))
+        if path == "pairs":
+            raise ConnectionError("cannot reach it")
+        return ["train", "dev"]
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", fake)
+    assert splits("owner/pairs:english") == ["dev", "train"]
+    with pytest.raises(DataError, match=r"pairs: .*cannot tell its splits \(cannot reach it\)"):
+        splits("pairs")
+    (tmp_path / "test.jsonl").write_text(LINES, encoding="utf-8")
+    for no_hub in (tmp_path / "test.jsonl", "owner/other.jsonl", "a/b/c", "a:b:c"):
+        assert splits(no_hub) == []
+    assert asked == [("owner/pairs", "english"), ("pairs", None)]

@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from tests.conftest import tiny_network
-from truing.data.schema import Text
+from truing.data.formats import load
+from truing.data.schema import Prompt, Text
 from truing.evaluate import winrate
+from truing.models.checkpoint import export
+from truing.models.heads import load_reward_model
 from truing.models.model import load_policy
-from truing.settings import WinrateConfig
+from truing.rewards import load_reward, score
+from truing.settings_judging import WinrateConfig
+from truing.stats.ratings import length_controlled_win_rate, win_rate
 
 Write = Callable[..., str]
 PROMPTS = [{"prompt": f"the {i}", "key": 30 - i} for i in range(24)]
@@ -82,6 +87,64 @@ def test_samples_belong_to_the_prompts_keys(tiny: Path, tmp_path: Path, jsonl: W
             {r["prompt"]: r["a"] + "|" + r["b"] for r in json.loads(out.read_text())["rows"]}
         )
     assert found[0] == found[1]
+
+
+def test_rows_of_one_prompt_are_one_cluster(
+    tiny: Path, tmp_path: Path, jsonl: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, out = jsonl("prompts", [{"prompt": f"the {i % 3}"} for i in range(24)]), "o.json"
+    figures = run(
+        tiny, tiny, prompts, reward="tests.judges:vowels", output_file=str(tmp_path / out)
+    )
+    rows = json.loads((tmp_path / out).read_text())["rows"]
+    a, b = ([row[name] for row in rows] for name in ("reward_a", "reward_b"))
+    wins = [0.5 + 0.5 * ((x > y) - (x < y)) for x, y in zip(a, b, strict=True)]
+    words = [[len(row[side].split()) for row in rows] for side in ("a", "b")]
+    for clusters, alike in (([i % 3 for i in range(24)], True), (list(range(24)), False)):
+        wanted = (
+            win_rate(a, b, cluster_N=clusters),
+            length_controlled_win_rate(wins, words[0], words[1], clusters),
+        )
+        for name, rate in zip(("win_rate", "length_controlled_win_rate"), wanted, strict=True):
+            assert (figures[name] == pytest.approx(rate._asdict())) == alike, (name, alike)
+    shown = capsys.readouterr().out
+    assert shown.split("prompts ")[1].split()[1] == "3"
+
+
+def test_prompts_come_from_the_test_split(tiny: Path, tmp_path: Path, jsonl: Write) -> None:
+    jsonl("train", PROMPTS)
+    jsonl("test", PROMPTS[:5])
+    figures = [
+        run(tiny, tiny, str(tmp_path), **more) for more in ({}, {"dataset_test_split": "train"})
+    ]
+    assert [f["win_rate"]["n"] for f in figures] == [5, 24]
+    # A file is read whole, whatever its name.
+    assert run(tiny, tiny, str(tmp_path / "train.jsonl"))["win_rate"]["n"] == 24
+    with pytest.raises(ValueError, match=r"splits \['test', 'train'\].*one file dev"):
+        run(tiny, tiny, str(tmp_path), dataset_test_split="dev")
+
+
+def test_the_tokenizers_settings_are_the_policies_and_not_the_rewards(
+    tiny: Path, tiny_chat: Path, tmp_path: Path, jsonl: Write
+) -> None:
+    """A base model without a template or an end token, judged by a model that has both."""
+    base, scorer = tmp_path / "base", tmp_path / "reward"
+    tokenizer = load_policy(tiny).tokenizer
+    tokenizer.eos_token = None
+    tiny_network().save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    judge = str(export(load_reward_model(tiny_chat), scorer))
+    chat = jsonl("chat", [{"prompt": [{"role": "user", "content": f"hi {i}"}]} for i in range(4)])
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        run(base, base, chat, reward=judge)
+    with pytest.raises(ValueError, match="no chat template"):
+        run(base, base, chat, reward=judge, eos_token="!")
+    out, asked = tmp_path / "o.json", {"eos_token": "!", "chat_template": "plain"}
+    run(base, base, chat, reward=judge, output_file=str(out), **asked)
+    rows = json.loads(out.read_text())["rows"]
+    prompts = [p.prompt for p in load(chat, Prompt).rows]
+    scores = score(load_reward(judge), prompts, [row["a"] for row in rows])
+    assert [row["reward_a"] for row in rows] == pytest.approx(scores)
 
 
 def test_messages_are_kept_as_messages(tiny_chat: Path, tmp_path: Path, jsonl: Write) -> None:

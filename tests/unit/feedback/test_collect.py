@@ -9,7 +9,9 @@ import pytest
 from truing.data.formats import load
 from truing.data.schema import Comparison, Demonstration, Message, Text
 from truing.feedback import collect
-from truing.settings import CompareConfig, SampleConfig
+from truing.models.checkpoint import export
+from truing.models.heads import load_reward_model
+from truing.settings_judging import CompareConfig, SampleConfig
 
 Write = Callable[..., str]
 
@@ -61,6 +63,18 @@ def test_sampling_of_messages(tiny: Path, tiny_chat: Path, tmp_path: Path, jsonl
     collect.sample(config(tiny, prompts, tmp_path / "p.jsonl", chat_template="plain"))
 
 
+def test_prompts_come_from_the_train_split(tiny: Path, tmp_path: Path, jsonl: Write) -> None:
+    for name, texts in (("train", ["a"]), ("test", ["b", "c"])):
+        jsonl(name, [{"prompt": text} for text in texts])
+    out = tmp_path / "out" / "o.jsonl"
+    rows = load(collect.sample(config(tiny, str(tmp_path), out)), Demonstration).rows
+    assert [row.prompt for row in rows] == ["a"]
+    asked = config(tiny, str(tmp_path), out, dataset_train_split="test")
+    assert [row.prompt for row in load(collect.sample(asked), Demonstration).rows] == ["b", "c"]
+    with pytest.raises(ValueError, match=r"splits \['test', 'train'\].*one file dev"):
+        collect.sample(config(tiny, str(tmp_path), out, dataset_train_split="dev"))
+
+
 # --- comparisons ----------------------------------------------------------------------------------
 
 SAMPLES = [
@@ -103,6 +117,30 @@ def test_a_reward_that_tells_nothing_apart_is_said(tmp_path: Path, jsonl: Write)
     with pytest.raises(ValueError, match=r"tells no two completions of a prompt in .* apart"):
         compare(jsonl("samples", SAMPLES[1::3]), tmp_path / "o.jsonl", reward="length")
     assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_the_tokenizers_settings_are_the_reward_models(
+    tiny: Path, tmp_path: Path, jsonl: Write
+) -> None:
+    folder = str(export(load_reward_model(tiny), tmp_path / "reward"))
+    prompt = [{"role": "user", "content": "hi"}]
+    samples = jsonl("samples", [{"prompt": prompt, "completion": c} for c in ("yes", "no no")])
+    with pytest.raises(ValueError, match="no chat template"):
+        compare(samples, tmp_path / "o.jsonl", reward=folder)
+    scores = [
+        compare(samples, tmp_path / "o.jsonl", reward=folder, **more)[0].provenance.extra["scores"]
+        for more in (
+            {"chat_template": "plain"},
+            {"chat_template": "hh"},
+            {"chat_template": "plain", "eos_token": "!"},
+        )
+    ]
+    assert scores[0] != scores[1]
+    assert scores[0] != scores[2]
+    for idle in ({"eos_token": "!"}, {"pad_token": "?"}, {"chat_template": "hh"}):
+        with pytest.raises(ValueError, match="has no effect: the reward length is no model"):
+            compare(samples, tmp_path / "p.jsonl", reward="length", **idle)
+    assert not (tmp_path / "p.jsonl").exists()
 
 
 def test_a_reward_of_ones_own_sees_prompts_and_texts(

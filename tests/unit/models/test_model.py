@@ -20,7 +20,7 @@ from truing.keys import generator
 from truing.models import model as module
 from truing.models.loading import Loading, load_tokenizer
 from truing.models.model import Policy, load_policy, logp, sequence_logps
-from truing.settings import SampleConfig
+from truing.settings_judging import SampleConfig
 
 
 def draw_rows(seed: int = 0, count: int = 7, vocabulary: int = 268) -> list[Tokens]:
@@ -309,7 +309,13 @@ def saved(folder: Path, change: Callable[[PreTrainedTokenizerFast], None]) -> Pa
     return folder
 
 
-def test_end_and_padding_tokens_are_settled_aloud(tmp_path: Path) -> None:
+def test_end_and_padding_tokens_are_settled_aloud(
+    tmp_path: Path, tiny_bos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_tokenizer(tiny_bos, Loading()).pad_token == "</s>"
+    assert "has no padding token: its end token </s> fills up batches" in " ".join(
+        capsys.readouterr().out.split()
+    )
     folder = saved(tmp_path / "m", lambda t: setattr(t, "eos_token", None))
     with pytest.raises(ValueError, match=r"has no end-of-sequence token.*set eos_token"):
         load_policy(folder)
@@ -329,6 +335,9 @@ def test_what_is_no_model_is_refused(tmp_path: Path, tiny: Path) -> None:
         load_policy(tmp_path)
     with pytest.raises(ValueError, match=r"no model folder at .*nothing/here/at/all"):
         load_policy("nothing/here/at/all")
+    for path in ("./sft", "../sft", str(tmp_path / "sft"), "a b"):
+        with pytest.raises(ValueError, match=r"no model folder at .*not a hub name"):
+            load_policy(path)
     run = tmp_path / "run"
     run.mkdir()
     (run / "model").symlink_to(tiny)
@@ -341,6 +350,29 @@ def test_what_is_no_model_is_refused(tmp_path: Path, tiny: Path) -> None:
     torch.save({}, pickled / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load_policy(pickled)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "owner/name", "runs/sft"])
+def test_what_may_be_a_hub_name_is_asked_for_and_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an owner or without; a mistyped folder looks like one, so both are said."""
+    asked: list[str] = []
+
+    def hub(source: str, **_: Any) -> Any:
+        asked.append(source)
+        raise OSError("no such model\nand much more")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", hub)
+    with pytest.raises(OSError, match=rf"no model folder at {name}, .*\(no such model\): check"):
+        load_policy(name)
+    assert asked == [name]
+    # A damaged folder is not taken for a name.
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / "config.json").touch()
+    with pytest.raises(OSError, match=r"^no such model"):
+        load_policy(name)
 
 
 def test_missing_weights_are_refused_and_tied_ones_are_not_missing(

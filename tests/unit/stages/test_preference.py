@@ -137,8 +137,16 @@ def test_pairs_that_are_left_out_are_counted(tiny: Path, jsonl: Write) -> None:
     assert encoder.counts == {
         "responses truncated": 4,  # three of six letters are three, EOS and one more
         "pairs equal after truncation, left out": 1,
-        "prompts too long, left out": 2,
+        "prompts too long, left out": 1,
     }
+
+
+def test_a_pair_whose_responses_are_dropped_is_counted_once(tiny: Path, jsonl: Write) -> None:
+    pairs = ("much too", "too long"), ("a", "much too"), ("much too", "b"), ("a", "b")
+    rows = [{"prompt": "p", "chosen": c, "rejected": r} for c, r in pairs]
+    encoder = Encoder(load_policy(tiny).tokenizer, max_length=4, truncation_mode="drop")
+    assert len(encode_pairs(load(jsonl("rows", rows), Comparison), encoder)) == 1
+    assert encoder.counts == {"responses too long, left out": 3}
 
 
 def test_reference_log_probs_are_those_of_the_reference(tiny: Path, jsonl: Write) -> None:

@@ -17,7 +17,14 @@ from truing.rewards import load_reward, score
 from truing.run import Parent
 from truing.settings import RewardConfig, SftConfig
 from truing.stages import reward, sft
-from truing.stages.reward import Ranked, Score, encode_rankings, held_out_accuracy
+from truing.stages.reward import (
+    Ranked,
+    Score,
+    check_prompts,
+    encode_rankings,
+    held_out_accuracy,
+)
+from truing.stats.ratings import rate
 
 Write = Callable[..., str]
 Settings = Callable[..., Any]
@@ -192,6 +199,7 @@ def test_rankings_become_pairs(tiny: Path, jsonl: Write) -> None:
         {"prompt": "p", "completions": ["abcdef", "abcxyz", "z"], "ranks": [0, 1, 2]},
         {"prompt": "p", "completions": ["abcdef", "abcxyz"], "ranks": [0, 1]},
         {"prompt": "p", "completions": ["a", "b"], "ranks": [0, 0]},
+        {"prompt": "far too long", "completions": ["a", "b", "c"], "ranks": [0, 1, 2]},
     ]
     encoder = Encoder(load_policy(tiny).tokenizer, max_length=4)
     found = encode_rankings(load(jsonl("rows", rows), Ranking), encoder)
@@ -201,6 +209,7 @@ def test_rankings_become_pairs(tiny: Path, jsonl: Write) -> None:
         "responses truncated": 4,
         "pairs equal after truncation, left out": 2,
         "rankings without a pair, left out": 2,
+        "prompts too long, left out": 1,
     }
 
 
@@ -225,13 +234,43 @@ def test_margins_of_pairs_and_of_rankings(tiny: Path, jsonl: Write) -> None:
 
 def test_accuracy_on_held_out_pairs(tiny: Path) -> None:
     model = load_reward_model(tiny)
-    a, b = sequence_scores(model, [A, B]).tolist()
-    high, low = (A, B) if a > b else (B, A)
-    rows = [Ranked((high, low), ((0, 1),))] * 3 + [Ranked((low, high), ((0, 1),))]
+    rows: list[Ranked] = []
+    for prompt in ((1, 2), (9,)):
+        one, other = (tokens._replace(prompt=prompt) for tokens in (A, B))
+        a, b = sequence_scores(model, [one, other]).tolist()
+        high, low = (one, other) if a > b else (other, one)
+        rows += [Ranked((high, low), ((0, 1),))] * 3 + [Ranked((low, high), ((0, 1),))]
     found = held_out_accuracy(model, rows, 2)
     assert found["eval_accuracy"] == 0.75
-    assert found["eval_pairs"] == 4
-    assert 0 < found["eval_accuracy_low"] < 0.75 < found["eval_accuracy_high"] < 1
+    assert found["eval_pairs"] == 8
+    # Eight rows of two prompts say what two prompts say.
+    wanted = rate([1.0, 1.0, 1.0, 0.0] * 2, [0] * 4 + [1] * 4)
+    ends = found["eval_accuracy_low"], found["eval_accuracy_high"]
+    assert ends == pytest.approx((wanted.low, wanted.high))
+    assert ends != pytest.approx(rate([1.0, 1.0, 1.0, 0.0] * 2)[1:3])
+    with pytest.raises(ValueError, match="the 4 rows to evaluate on all have the same prompt"):
+        check_prompts(rows[:4])
+    check_prompts(rows)
+    check_prompts(rows[:1])
+
+
+def test_the_final_accuracy_is_the_loops(tiny: Path, jsonl: Write, settings: Settings) -> None:
+    # Six pairs of one prompt and one of the other: by pairs it would be another number.
+    held = [
+        {"prompt": "p", "completions": [" the", " cat", " in", " on"], "ranks": [0, 1, 2, 3]},
+        {"prompt": "q", "completions": [" a", " b"], "ranks": [0, 1]},
+    ]
+    config = settings(
+        RewardConfig, tiny, jsonl("rows", PAIRS), max_steps=2,
+        eval_dataset_name=jsonl("held", held),
+    )  # fmt: skip
+    run = reward.run(config)
+    assert run is not None
+    (by_loop,) = [line["eval_accuracy"] for line in run.metrics() if "eval_accuracy" in line]
+    assert run.info["summary"]["eval_accuracy"] == pytest.approx(by_loop, abs=1e-6)
+    assert run.info["summary"]["eval_pairs"] == 7
+    by_pair = {(6 * a + b) / 7 for a in (i / 6 for i in range(1, 6)) for b in (0, 1)}
+    assert min(abs(by_loop - other) for other in by_pair) > 1e-3
 
 
 def test_dry_run_and_errors(tiny: Path, tmp_path: Path, jsonl: Write, settings: Settings) -> None:

@@ -1,21 +1,24 @@
 """What the stages share: bounds, counts, the outlook, what is logged when, and closing."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets as hub
 import pytest
 from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import DistributedType
 
 from truing.data.batch import Encoder, Tokens
-from truing.data.formats import Dataset, load
+from truing.data.formats import DataError, Dataset, load
 from truing.data.schema import Demonstration
 from truing.models.model import Policy, load_policy
 from truing.run import Parent, Run
 from truing.settings import SftConfig
-from truing.stages import setup
+from truing.stages import setup, sft
 from truing.stages.sft import Imitation
 
 Write = Callable[..., str]
@@ -45,7 +48,7 @@ def test_counts_are_kept_apart(policy: Policy) -> None:
     assert encoder.counts == {"responses truncated": 2, "evaluation: responses truncated": 2}
 
 
-def test_where_evaluation_rows_come_from(tmp_path: Path, jsonl: Write, settings: Settings) -> None:
+def test_where_evaluation_rows_come_from(jsonl: Write, settings: Settings) -> None:
     train = jsonl("train", [{"prompt": "a", "completion": "b"}])
     rows, held_out = setup.datasets(settings(SftConfig, "m", train), Demonstration)
     assert (len(rows), held_out) == (1, None)
@@ -54,11 +57,88 @@ def test_where_evaluation_rows_come_from(tmp_path: Path, jsonl: Write, settings:
     held_out = setup.datasets(named, Demonstration)[1]
     assert held_out is not None
     assert len(held_out) == 2
-    # A folder with a test split has them beside the training rows.
-    jsonl("test", [{"prompt": "a", "completion": "b"}] * 3)
-    rows, held_out = setup.datasets(settings(SftConfig, "m", str(tmp_path)), Demonstration)
-    assert held_out is not None
-    assert (len(rows), len(held_out)) == (1, 3)
+
+
+ROW = {"prompt": "a", "completion": "b"}
+SPLITS = {"train": [ROW] * 2, "test": [ROW] * 3, "dev": [ROW] * 4}
+
+
+def in_files(folder: Path, names: Sequence[str]) -> str:
+    for name in names:
+        (folder / f"{name}.json").write_text(json.dumps(SPLITS[name]), encoding="utf-8")
+    return str(folder)
+
+
+def in_shards(folder: Path, names: Sequence[str]) -> str:
+    (folder / "data").mkdir()
+    for name in names:
+        for number, rows in enumerate((SPLITS[name][:1], SPLITS[name][1:])):
+            shard = folder / "data" / f"{name}-0000{number}-of-00002.json"
+            shard.write_text(json.dumps(rows), encoding="utf-8")
+    return str(folder)
+
+
+def on_disk(folder: Path, names: Sequence[str]) -> str:
+    splits: Any = {name: hub.Dataset.from_list(SPLITS[name]) for name in names}
+    hub.DatasetDict(splits).save_to_disk(str(folder / "saved"))
+    return str(folder / "saved")
+
+
+@pytest.fixture(
+    params=[in_files, in_shards, on_disk, "owner/rows:english"],
+    ids=["files", "shards", "saved", "hub"],
+)
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """A function: names of splits -> a source that holds them, in each place that is read."""
+
+    def on_the_hub(*names: str) -> str:
+        def fake(path: str, part: str | None, *, split: str) -> list[dict[str, str]]:
+            if split not in names:
+                raise ValueError(f"Unknown split {split!r}. Should be one of {sorted(names)}.")
+            return SPLITS[split]
+
+        monkeypatch.setattr(hub, "load_dataset", fake)
+        monkeypatch.setattr(hub, "get_dataset_split_names", lambda path, part: list(names))
+        return request.param
+
+    if isinstance(request.param, str):
+        return on_the_hub
+    return lambda *names: request.param(tmp_path, names)
+
+
+def test_a_split_beside_the_training_rows_is_evaluated_on(
+    place: Callable[..., str], settings: Settings
+) -> None:
+    source = place("train", "test", "dev")
+    for asked, count in (({}, 3), ({"dataset_test_split": "dev"}, 4)):
+        config = settings(SftConfig, "m", source, **asked)
+        rows, held_out = setup.datasets(config, Demonstration)
+        assert held_out is not None
+        assert (len(rows), len(held_out)) == (2, count)
+    # What is trained on is not held out, unless one says so.
+    config = settings(SftConfig, "m", source, dataset_train_split="test")
+    assert setup.datasets(config, Demonstration)[1] is None
+
+
+def test_a_split_that_is_not_there(place: Callable[..., str], settings: Settings) -> None:
+    source = place("train", "dev")
+    assert setup.datasets(settings(SftConfig, "m", source), Demonstration)[1] is None
+    config = settings(SftConfig, "m", source, dataset_test_split="valid")
+    with pytest.raises(DataError, match=r"\['dev', 'train'\]"):
+        setup.datasets(config, Demonstration)
+
+
+def test_what_is_read_whole_has_no_test_split(
+    tmp_path: Path, jsonl: Write, settings: Settings
+) -> None:
+    hub.Dataset.from_list([ROW]).save_to_disk(str(tmp_path / "one"))
+    for source in (jsonl("test", [ROW]), str(tmp_path / "one")):
+        assert setup.datasets(settings(SftConfig, "m", source), Demonstration)[1] is None
+        config = settings(SftConfig, "m", source, dataset_test_split="dev")
+        with pytest.raises(DataError, match=r"is 'dev', but .* has no splits.*eval_dataset_name"):
+            setup.datasets(config, Demonstration)
 
 
 def test_the_outlook_by_hand(policy: Policy, settings: Settings) -> None:
@@ -72,7 +152,8 @@ def test_the_outlook_by_hand(policy: Policy, settings: Settings) -> None:
     assert ahead.parameters == ahead.trainable == sum(p.numel() for p in policy.parameters())
     # 4 bytes for weight, gradient and two moments; activations of the 2 longest rows: 110 tokens,
     # 2 layers, 34 x 32 values of 2 bytes at two bytes a value, so twice that in float32.
-    wanted = ahead.parameters * 16 + 110 * 2 * 34 * 32 * 2
+    # And logits of those tokens, 270 each: themselves, their softmax, their gradient.
+    wanted = ahead.parameters * 16 + 110 * 2 * 34 * 32 * 2 + 3 * 4 * 110 * 270
     assert ahead.memory_mb == pytest.approx(wanted / 2**20)
     assert setup.outlook(config, policy, [10] * 6, world=2).steps == 3
     for weight in policy.parameters():
@@ -97,6 +178,33 @@ def test_what_was_noticed_is_said(
     assert "2 rows, 1 steps of about 24 tokens" in shown
     with pytest.raises(ValueError, match=r"no row of rows.jsonl can be used .*truncated': 3"):
         setup.announce(config, policy, [], encoder, data)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"distributed_type": DistributedType.FSDP}, "set up for FSDP.*without sharding"),
+        ({"distributed_type": DistributedType.DEEPSPEED}, "set up for DEEPSPEED"),
+        ({"mixed_precision": "bf16"}, "mixed precision bf16.*by dtype"),
+        ({"log_with": []}, r"report_to names wandb, which is not installed.*truing\[track\]"),
+    ],
+)
+def test_what_accelerate_would_do_otherwise_is_refused(
+    settings: Settings,
+    tiny: Path,
+    jsonl: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    found: dict[str, Any],
+    said: str,
+) -> None:
+    usual = {"distributed_type": DistributedType.NO, "mixed_precision": "no", "log_with": ["wandb"]}
+    made = SimpleNamespace(**usual | found)
+    monkeypatch.setattr(setup, "Accelerator", lambda **_: made)
+    rows = jsonl("rows", [{"prompt": "a", "completion": "b"}])
+    config = settings(SftConfig, tiny, rows, report_to="wandb")
+    with pytest.raises(ValueError, match=said):
+        sft.run(config)
+    assert not Path(config.output_dir).exists()
 
 
 def test_logs_are_means_over_their_window(
@@ -133,7 +241,9 @@ def test_logs_are_means_over_their_window(
 def test_looks_are_at_the_same_prompts_with_the_same_draws(
     policy: Policy, settings: Settings, tmp_path: Path
 ) -> None:
-    config = settings(SftConfig, "m", "d", num_completions_to_print=3, max_length=20)
+    config = settings(
+        SftConfig, "m", "d", num_completions_to_print=3, log_completions_steps=1, max_length=20
+    )
     run = Run.create(tmp_path / "r", stage="sft", config=config, seed=0)
     prompts = ["the cat", "", "x" * 30, "never seen: only three are looked at"]
     look = setup.looker(run, policy, Encoder(policy.tokenizer), prompts, config)

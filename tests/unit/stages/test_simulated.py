@@ -11,7 +11,8 @@ from truing.data.formats import SIMULATED, load
 from truing.data.schema import Comparison
 from truing.evaluate import reward_bench, winrate
 from truing.feedback import collect
-from truing.settings import CompareConfig, RewardBenchConfig, RewardConfig, WinrateConfig
+from truing.settings import RewardConfig
+from truing.settings_judging import CompareConfig, RewardBenchConfig, WinrateConfig
 from truing.stages import reward
 
 Write = Callable[..., str]

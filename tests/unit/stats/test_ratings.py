@@ -13,6 +13,7 @@ from truing.stats.ratings import (
     distinct_n,
     length_controlled_win_rate,
     mean,
+    numbered,
     pair_accuracy,
     paired_difference,
     proportion,
@@ -73,6 +74,11 @@ def test_distinct_n_golden() -> None:
     assert distinct_n(["abcab", "ab"], 2) == pytest.approx(3 / 5)
     assert distinct_n([["a", "b"], ["a"]], 1) == pytest.approx(2 / 3)
     assert distinct_n(["a", ""], 2) == 0.0
+
+
+def test_numbered_golden() -> None:
+    assert numbered(["b", ("b",), "b", 2, "a", 2.0]) == [0, 1, 0, 2, 3, 2]
+    assert numbered([]) == []
 
 
 def test_pair_accuracy_and_ceiling_golden() -> None:
