@@ -6,7 +6,7 @@ model returns for a layout is per *sequence* (B, T), so nothing above this file 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -126,16 +126,22 @@ class Encoder:
         """
         return next(self.encode_each(prompt, [response]), None)
 
-    def encode_each(self, prompt: Text, responses: Sequence[Text]) -> Iterator[Tokens | None]:
+    def encode_each(
+        self, prompt: Text, responses: Sequence[Text], cut: Container[int] = ()
+    ) -> Iterator[Tokens | None]:
         """`encode` of each response in turn, with the prompt read and, if it leaves no room,
-        counted once: there is nothing then."""
+        counted once: there is nothing then. Those that were ``cut`` when they were sampled (by
+        number) get no EOS, which nobody wrote."""
         prompt_ids = self.prompt(prompt)
         room = None if self.max_length is None else self.max_length - len(prompt_ids)
         if room is not None and room < 1:
             self.counts["prompts too long, left out"] += 1
             return
-        for response in responses:
+        for number, response in enumerate(responses):
             response_ids = self._response(prompt, prompt_ids, response)
+            if number in cut and len(response_ids) > 1:
+                self.counts["responses cut when sampled: no end is learnt"] += 1
+                response_ids = response_ids[:-1]
             if room is not None and len(response_ids) > room:
                 if self.truncation_mode == "drop":
                     self.counts["responses too long, left out"] += 1

@@ -222,8 +222,12 @@ def _best(read: Callable[[Row, Notes], Ranking]) -> Reader:
     def best(row: Row, notes: Notes) -> Demonstration:
         ranking = read(row, notes)
         notes.add(row, "best answer read as demonstration, the others not used")
-        answer = ranking.completions[ranking.ranks.index(0)]
-        return Demonstration(ranking.prompt, answer, ranking.provenance)
+        best, provenance = ranking.ranks.index(0), ranking.provenance
+        told = provenance.extra.get("finish_reason")
+        if isinstance(told, list) and len(told) == len(ranking.ranks):
+            own = {**provenance.extra, "finish_reason": told[best]}
+            provenance = replace(provenance, extra=own)
+        return Demonstration(ranking.prompt, ranking.completions[best], provenance)
 
     return best
 

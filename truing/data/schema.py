@@ -5,7 +5,8 @@ TRL's (``prompt``, ``completion``, ``chosen``, ``rejected``, ``label``, ``comple
 `truing.data.formats` maps files to these records and back. Torch is not needed here.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -41,6 +42,17 @@ class Provenance:
     extra: dict[str, object] = field(default_factory=dict)
 
 
+def unfinished(provenance: Provenance) -> frozenset[int]:
+    """Which responses of a record (by number) were cut when they were sampled.
+
+    Told by ``finish_reason`` in the provenance, as `truing sample` and OpenAI's servers name it:
+    "stop" or "length", or a list of them in the order of the responses.
+    """
+    told = provenance.extra.get("finish_reason")
+    reasons: Sequence[object] = told if isinstance(told, list | tuple) else (told,)
+    return frozenset(i for i, reason in enumerate(reasons) if reason == "length")
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A prompt alone: rows for sampling and evaluation. ``key`` is its number for random keys."""
@@ -70,7 +82,11 @@ class Comparison:
 
     def swap(self) -> "Comparison":
         """The opposite judgement."""
-        return Comparison(self.prompt, self.rejected, self.chosen, self.margin, self.provenance)
+        provenance, told = self.provenance, self.provenance.extra.get("finish_reason")
+        if isinstance(told, list | tuple):
+            turned = {**provenance.extra, "finish_reason": list(reversed(told))}
+            provenance = replace(provenance, extra=turned)
+        return Comparison(self.prompt, self.rejected, self.chosen, self.margin, provenance)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from truing import console
 from truing.data.batch import Encoder
 from truing.data.formats import load, save
-from truing.data.schema import Comparison, Demonstration, Prompt, Provenance, Text
+from truing.data.schema import Comparison, Demonstration, Prompt, Provenance, Text, unfinished
 from truing.generation.engine import Sampling
 from truing.generation.sample import complete
 from truing.models.loading import Loading
@@ -71,22 +71,23 @@ def compare(config: CompareConfig) -> Path:
     scores = score(
         reward, [d.prompt for d in rows.rows], [_string(d.completion) for d in rows.rows]
     )
-    groups: dict[Text, list[tuple[float, str]]] = {}
+    groups: dict[Text, list[tuple[float, str, str]]] = {}
     for demonstration, value in zip(rows.rows, scores, strict=True):
-        pair = (value, _string(demonstration.completion))
-        groups.setdefault(demonstration.prompt, []).append(pair)
+        end = "length" if unfinished(demonstration.provenance) else "stop"
+        judged = (value, _string(demonstration.completion), end)
+        groups.setdefault(demonstration.prompt, []).append(judged)
     source = "ai" if isinstance(reward, ModelReward) else "verifier"
     marked = simulated(reward)
     out: list[Comparison] = []
     equal = 0
     for prompt, group in groups.items():
-        best = sorted(group, key=lambda pair: -pair[0])
+        best = sorted(group, key=lambda judged: -judged[0])
         chosen = [(best[0], best[-1])] if config.pairs == "best_worst" else combinations(best, 2)
-        for (high, better), (low, worse) in chosen:
+        for (high, better, end), (low, worse, other_end) in chosen:
             if high == low or better == worse:
                 equal += 1
                 continue
-            told: dict[str, object] = {"scores": [high, low]}
+            told: dict[str, object] = {"scores": [high, low], "finish_reason": [end, other_end]}
             who = Provenance(source, config.reward, simulated=marked, extra=told)
             out.append(Comparison(prompt, better, worse, provenance=who))
     if not out:
@@ -101,6 +102,7 @@ def compare(config: CompareConfig) -> Path:
             "prompts": len(groups),
             "comparisons": len(out),
             "left out, equal scores or texts": equal,
+            "with a response that was cut": sum(bool(unfinished(c.provenance)) for c in out),
             **({"the reward learnt from": "simulated judgements"} if marked else {}),
             "file": config.output_file,
         },

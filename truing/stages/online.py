@@ -29,7 +29,7 @@ from truing.models.model import Policy
 from truing.rewards import SIMULATED_REWARD, simulated
 from truing.run import Run, write_json
 from truing.settings_online import OnlineConfig, PpoConfig, RlooConfig
-from truing.stages import setup
+from truing.stages import outlook, setup
 from truing.stages.casting import Cast, casting
 from truing.stages.estimate import Estimator, Lesson, Recipe, by_group, by_token
 from truing.stages.rollout import Collector, Episode
@@ -270,7 +270,7 @@ def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> 
     planned = schedule(config, len(cast.prompts))
     lengths = [len(p.ids) + config.response_length for p in cast.prompts]
     frozen = sum(p.numel() for model in cast.onlookers for p in model.parameters())
-    setup.announce(planned, cast.actor, lengths, cast.encoder, dataset, frozen)
+    outlook.announce(planned, cast.actor, lengths, cast.encoder, dataset, frozen)
     if config.dry_run:
         return None
     parents, policy = cast.parents, cast.actor.policy

@@ -16,13 +16,13 @@ from truing.algorithms import preference
 from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
-from truing.data.schema import Comparison
+from truing.data.schema import Comparison, unfinished
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp, sequence_logps
 from truing.run import Parent, Run
 from truing.settings import DpoConfig
 from truing.settings_online import OnlineConfig
-from truing.stages import setup
+from truing.stages import outlook, setup
 from truing.stages.trainer import Batch, Place, Sums, stat
 
 
@@ -86,7 +86,8 @@ def encode_pairs(dataset: Dataset[Comparison], encoder: Encoder) -> list[Pair]:
     pairs: list[Pair] = []
     for row in dataset.rows:
         # The first that does not fit leaves out the pair, which is counted once.
-        both = encoder.encode_each(row.prompt, (row.chosen, row.rejected))
+        answers, cut = (row.chosen, row.rejected), unfinished(row.provenance)
+        both = encoder.encode_each(row.prompt, answers, cut)
         chosen = next(both, None)
         rejected = next(both, None) if chosen else None
         if chosen is None or rejected is None:
@@ -124,7 +125,7 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | None:
         eval_pairs = encode_pairs(held_out, encoder) if held_out else []
     setup.adapt(config, policy)
     lengths = [pair.chosen.length + pair.rejected.length for pair in pairs]
-    setup.announce(config, policy, lengths, encoder, dataset)
+    outlook.announce(config, policy, lengths, encoder, dataset)
     if config.dry_run:
         return None
     reference, parents = reference_policy(config, policy)

@@ -24,7 +24,7 @@ from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.loading import Loading
 from truing.run import Parent, Run
 from truing.settings import RewardConfig
-from truing.stages import setup
+from truing.stages import outlook, setup
 from truing.stages.trainer import Batch, Place, Sums, stat
 from truing.stats.ratings import numbered, rate
 
@@ -133,7 +133,7 @@ def run(config: RewardConfig) -> Run | None:
         anchors = encode_reference(reference, encoder)
     setup.adapt(config, model)
     lengths = [sum(tokens.length for tokens in row.responses) for row in rows]
-    setup.announce(config, model, lengths, encoder, dataset)
+    outlook.announce(config, model, lengths, encoder, dataset)
     if config.dry_run:
         return None
     with setup.opened(config, "reward", dataset, held_out, reference.parents) as (run, accelerator):

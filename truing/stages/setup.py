@@ -1,12 +1,10 @@
 """What the training stages share around the loop: opening, encoding, looking ahead, closing."""
 
-import os
 import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +20,11 @@ from truing.data.formats import DataError, Dataset, load, splits
 from truing.data.schema import Record
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
-from truing.models.actor import ActorCritic
 from truing.models.checkpoint import add_lora, export
-from truing.models.model import CHUNK, Model, Policy
+from truing.models.model import Model, Policy
 from truing.run import Parent, Run
 from truing.settings import TrainingConfig
-from truing.stages.trainer import Objective, Step, evaluate, total_rows, total_steps, train
+from truing.stages.trainer import Objective, Step, evaluate, total_steps, train
 
 R = TypeVar("R", bound=Record)
 Row = TypeVar("Row")
@@ -75,7 +72,8 @@ def datasets(config: TrainingConfig, kind: type[R]) -> tuple[Dataset[R], Dataset
     """The rows to train on and, where there are any, those to evaluate on: of eval_dataset_name,
     else the split dataset_test_split of dataset_name.
 
-    Raises DataError when another split than the default was named and is not there.
+    Raises DataError when another split than the default was named and is not there, ValueError for
+    ``eval_steps`` without rows to evaluate on.
     """
     rows = load(config.dataset_name, kind, split=config.dataset_train_split)
     if config.eval_dataset_name is not None:
@@ -91,6 +89,11 @@ def datasets(config: TrainingConfig, kind: type[R]) -> tuple[Dataset[R], Dataset
     # The default is no order: without it, or where it is what is trained on, nothing is held out.
     if named or (test in found and test != config.dataset_train_split):
         return rows, load(config.dataset_name, kind, split=test)
+    if config.eval_steps:
+        raise ValueError(
+            f"eval_steps has no effect, for there is nothing to evaluate on: {config.dataset_name} "
+            f"has no split {test!r}; name the rows in eval_dataset_name"
+        )
     return rows, None
 
 
@@ -165,99 +168,6 @@ def accelerated(config: TrainingConfig) -> Accelerator:
             "number format by dtype"
         )
     return accelerator
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What a run would do, for ``--dry-run`` and for the line printed before training."""
-
-    steps: int
-    rows: int
-    tokens_per_step: float
-    parameters: int
-    trainable: int
-    memory_mb: float
-
-    def show(self) -> None:
-        console.table(
-            "Outlook",
-            {
-                "rows": self.rows,
-                "steps": self.steps,
-                "tokens per step (mean)": round(self.tokens_per_step),
-                "tokens in all": round(self.tokens_per_step * self.steps),
-                "parameters": self.parameters,
-                "trainable parameters": self.trainable,
-                "memory, estimated (MB)": round(self.memory_mb, 1),
-            },
-        )
-
-
-def outlook(
-    config: TrainingConfig,
-    model: Model | ActorCritic,
-    lengths: Sequence[int],
-    world: int,
-    frozen: int = 0,
-) -> Outlook:
-    """Steps, tokens and memory of a run. ``lengths``: tokens of each row, all its sequences;
-    ``frozen``: parameters of models beside it that are not trained.
-
-    Memory: weights, gradients and two AdamW moments, plus about 34 x hidden bytes (half that per
-    value in bfloat16) of activations per token and layer (Korthikanti et al. 2022,
-    arXiv:2205.05198, eq. 2 without the attention scores, which sdpa never stores), plus a slice of
-    logits with its softmax and gradient, where there are any.
-    """
-    parameters = sum(p.numel() for p in model.parameters()) + frozen
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weight_bytes = next(model.parameters()).element_size()
-    text = model.core.config.get_text_config()
-    mean = sum(lengths) / len(lengths)
-    longest = sorted(lengths)[-config.per_device_train_batch_size :]
-    width = text.hidden_size * (4 if config.gradient_checkpointing else 34) * weight_bytes / 2
-    memory = (
-        parameters * weight_bytes
-        + trainable * 3 * weight_bytes
-        + sum(longest) * text.num_hidden_layers * width
-    )
-    if isinstance(model, Policy | ActorCritic):
-        memory += 3 * 4 * min(CHUNK, sum(longest)) * text.vocab_size
-    steps = total_steps(len(lengths), config, world)
-    return Outlook(
-        steps=steps,
-        rows=len(lengths),
-        tokens_per_step=mean * total_rows(len(lengths), config, world) / steps,
-        parameters=parameters,
-        trainable=trainable,
-        memory_mb=memory / 2**20,
-    )
-
-
-def announce(
-    config: TrainingConfig,
-    model: Model | ActorCritic,
-    lengths: Sequence[int],
-    encode: Encoder,
-    rows: Dataset[Any],
-    frozen: int = 0,
-) -> None:
-    """Say what was counted while reading, and what the run will do; arguments as of `outlook`."""
-    for note, count in {**rows.notes, **encode.counts}.items():
-        console.say(f"[yellow]{escape(note)}: {count}[/yellow]")
-    if not lengths:
-        raise ValueError(
-            f"no row of {rows.name} can be used ({dict(encode.counts)}): raise max_length, or "
-            "shorten the prompts"
-        )
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    ahead = outlook(config, model, lengths, world, frozen)
-    if config.dry_run:
-        ahead.show()
-    else:
-        console.say(
-            f"{ahead.rows} rows, {ahead.steps} steps of about {ahead.tokens_per_step:.0f} tokens, "
-            f"{ahead.trainable:,} of {ahead.parameters:,} parameters to train"
-        )
 
 
 def fit(

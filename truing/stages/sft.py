@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, packed, padded
 from truing.data.formats import Dataset
-from truing.data.schema import Demonstration
+from truing.data.schema import Demonstration, unfinished
 from truing.models.loading import Loading
 from truing.models.model import load_policy, logp
 from truing.run import Run
 from truing.settings import SftConfig
-from truing.stages import setup
+from truing.stages import outlook, setup
 from truing.stages.trainer import Batch, Sums
 
 # A packed row is at least this long (tokens), so that short rows share one.
@@ -47,7 +47,10 @@ class Imitation:
 
 def encode_rows(dataset: Dataset[Demonstration], encoder: Encoder) -> list[Tokens]:
     """Token rows; those left out are counted in ``encoder.counts``."""
-    encoded = (encoder.encode(d.prompt, d.completion) for d in dataset.rows)
+    encoded = (
+        next(encoder.encode_each(d.prompt, [d.completion], unfinished(d.provenance)), None)
+        for d in dataset.rows
+    )
     rows = [row for row in encoded if row is not None]
     kept = [row for row in rows if row.length > 1]
     if len(kept) < len(rows):  # nothing predicts the first token of all
@@ -67,7 +70,7 @@ def run(config: SftConfig) -> Run | None:
     with setup.apart(encoder, "evaluation"):
         eval_rows = encode_rows(held_out, encoder) if held_out else []
     setup.adapt(config, policy)
-    setup.announce(config, policy, [row.length for row in rows], encoder, dataset)
+    outlook.announce(config, policy, [row.length for row in rows], encoder, dataset)
     if config.dry_run:
         return None
     with setup.opened(config, "sft", dataset, held_out) as (run, accelerator):
