@@ -14,8 +14,8 @@ quickstart: .venv/.ready  ## the whole loop in the embedded world, with a report
 	@out='$(OUT)'; if [ -e "$$out" ]; then out="$$out-$$(date +%Y%m%d-%H%M%S)"; fi; \
 	$(BIN)/truing quickstart --output-dir "$$out"
 
-test: .venv/.ready  ## every test that takes seconds
-	$(BIN)/python -m pytest -m "not slow"
+test: .venv/.ready  ## every test that takes seconds, by two processes
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 check: .venv/.ready  ## format, lint, types, the rules of the house
 	$(BIN)/ruff format --check .

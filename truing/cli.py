@@ -105,6 +105,9 @@ def _dispatch(args: list[str]) -> int:
     except ConfigError as error:
         return _error(f"{error}\nEvery setting: truing {name} --help", 2)
     module, _, function = command.target.partition(":")
+    # Threads that wait for each other sleep instead of spinning, which made steps several times
+    # slower wherever another program had a core. OpenMP reads it when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         getattr(import_module(module), function)(config)
     except (ValueError, ArithmeticError, OSError) as error:
