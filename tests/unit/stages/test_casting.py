@@ -230,6 +230,7 @@ def test_models_that_do_not_go_together(
         ("ppo", {"temperature": 0.0}, "temperature: got 0.0"),
         ("ppo", {"reward_weights": [1.0, 2.0]}, "reward_weights must be as many as rewards"),
         ("ppo", {"use_score_norm": True}, "use_score_norm needs use_score_scaling"),
+        ("ppo", {"ptx_ratio": 4}, "ptx_ratio has no effect without ptx_coef"),
         ("ppo", {"ptx_coef": 1.0}, "ptx_coef and ptx_dataset_name need each other"),
         ("ppo", {"kl_horizon": 5.0}, "kl_horizon has no effect without kl_target"),
         ("ppo", {"kl_target": 5.0, "kl_coef": 0.0}, "cannot leave kl_coef 0"),
@@ -265,3 +266,13 @@ def test_long_pretraining_rows_are_cut_not_left_out(
     assert sorted(row.length for row in cast_of(config).ptx) == [2, 160]
     assert ran(config).info["summary"]["pretraining: responses truncated"] == 1
     assert "pretraining: responses truncated: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["ppo", "rloo"])
+def test_training_in_bfloat16_is_warned_of(
+    make: Make, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, told in (({}, True), ({"use_peft": True}, False), ({"dtype": "float32"}, False)):
+        online.run(make(kind, **({"dtype": "bfloat16", "dry_run": True} | more)))
+        said = capsys.readouterr().out
+        assert ("weights in bfloat16 are trained, whose eight bits lose small" in said) == told
