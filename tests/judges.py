@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from truing.keys import generator
+
 
 def vowels(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     """Vowels in each completion."""
@@ -30,3 +32,9 @@ def no_number(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]
 def by_prompt(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     """1 or -1, whatever was said: for prompts that end in an even digit, or in an odd one."""
     return [1.0 - 2.0 * (int(prompt[-1]) % 2) for prompt in prompts]
+
+
+def tree(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """A draw from N(0, 1) for each prompt and completion, always the same."""
+    pairs = zip(prompts, completions, strict=True)
+    return [float(generator(0, f"tree {p}:{c}").normal()) for p, c in pairs]

@@ -44,7 +44,7 @@ def words_for(recipe: Path, model: Path, rows: str, out: Path) -> list[str]:
     words = [recipe.stem, "--config", str(recipe), "--model-name-or-path", str(model)]
     words += ["--dataset-name", rows, "--output-dir", str(out), "--use-cpu", "--dry-run"]
     text = recipe.read_text(encoding="utf-8")
-    words += ["--eval-dataset-name", rows] if "eval_dataset_name" in text else []
+    words += ["--eval-dataset-name", rows] if re.search("eval_(dataset_name|steps):", text) else []
     words += ["--ptx-dataset-name", rows] if "ptx_dataset_name" in text else []
     if "reward:" in text:
         # No reward model either, so the critic starts from the policy; a context of 160 tokens.

@@ -35,6 +35,10 @@ class Topic(BaseModel):
     advice: ClassVar[Mapping[str, str]] = {}
     # Other names under which a setting is taken, each with the setting's own.
     aliases: ClassVar[Mapping[str, str]] = {}
+    # Which to keep where such a name comes beside the setting's own.
+    preferred: ClassVar[Mapping[str, str]] = {}
+    # Keys that may come with these values (in lower case), for they say what is done anyway.
+    settled: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
 
 C = TypeVar("C", bound=Topic)
@@ -145,12 +149,20 @@ def _own_names(cls: type[Topic], values: Mapping[str, object]) -> dict[str, obje
     """The values under the settings' own names. Raises ConfigError for one given by two names."""
     found: dict[str, object] = {}
     for key, value in values.items():
+        if str(value).lower() in cls.settled.get(key, ()):
+            continue
         name = cls.aliases.get(key, key)
         if name in found:
             other = next(k for k in values if cls.aliases.get(k, k) == name)
-            raise ConfigError(f"{key} and {other} are the same setting: give one of the two")
+            more = _which(cls, key, other)
+            raise ConfigError(f"{key} and {other} are the same setting: give one of the two{more}")
         found[name] = value
     return found
+
+
+def _which(cls: type[Topic], *names: str) -> str:
+    """Which of two names to keep, if that is known."""
+    return next((f". {cls.preferred[n]}" for n in names if n in cls.preferred), "")
 
 
 def _flag(name: str) -> str:
@@ -215,6 +227,7 @@ def _tidy(cls: type[Topic], args: Sequence[str]) -> tuple[list[str], str | None]
     """
     words: list[str] = []
     seen: dict[str, str] = {}
+    written: dict[str, str] = {}
     queue = list(args)
     while queue:
         word = queue.pop(0)
@@ -222,17 +235,21 @@ def _tidy(cls: type[Topic], args: Sequence[str]) -> tuple[list[str], str | None]
             words.append(word)
             continue
         label, equals, value = word.partition("=")
-        name = label[2:].replace("-", "_")
+        given = name = label[2:].replace("-", "_")
+        if not equals and queue and not queue[0].startswith("--"):
+            value = queue[0]
+        if value.lower() in cls.settled.get(name, ()):
+            queue = queue if equals else queue[1:]
+            continue
         off = name.startswith("no_") and name not in cls.model_fields
         name = name[3:] if off else cls.aliases.get(name, name)
         info = cls.model_fields.get(name)
         if name != "config" and (info is None or (off and info.annotation is not bool)):
-            raise ConfigError(_unknown(cls, label[2:].replace("-", "_"), label))
+            raise ConfigError(_unknown(cls, given, label))
         if name in seen:
-            raise ConfigError(f"{_flag(name)} is given twice; give it once")
-        if not equals and queue and not queue[0].startswith("--"):
-            value = queue[0]
-        seen[name] = value
+            more = _which(cls, given, written[name])
+            raise ConfigError(f"{_flag(name)} is given twice; give it once{more}")
+        seen[name], written[name] = value, given
         if info is None or info.annotation is not bool:
             words.append(_flag(name) + equals + (value if equals else ""))
             continue

@@ -146,6 +146,7 @@ _ADVICE: list[tuple[str, str]] = [
 ONLINE_NAMES: dict[str, str] = {
     "sft_model_path": "model_name_or_path",
     "reward_model_path": "reward",
+    "reward_model": "reward",
     "reward_funcs": "reward",
     "max_completion_length": "response_length",
     "max_new_tokens": "response_length",
@@ -160,15 +161,26 @@ ONLINE_NAMES: dict[str, str] = {
     "normalize_advantages": "whiten_advantages",
 }
 
+# Which of two such names to keep.
+ONLINE_PREFERRED: dict[str, str] = {
+    "sft_model_path": "What TRL trains is its sft_model_path: keep that one, as "
+    "model_name_or_path; a tokenizer comes with it",
+}
+
+# Names with values that say what is done anyway: a response ends at its first end token.
+ONLINE_SETTLED: dict[str, tuple[str, ...]] = {"stop_token": ("eos", "none")}
+
 _ONLINE_ADVICE: list[tuple[str, str]] = [
     (
-        "top_p top_k min_p repetition_penalty generation_kwargs",
+        "top_p top_k min_p typical_p repetition_penalty presence_penalty frequency_penalty "
+        "no_repeat_ngram_size generation_kwargs",
         "what is learnt from must be drawn from the policy itself, or its log-probs are those of "
         "another; leave it out, and lower temperature for likelier tokens",
     ),
     (
         "stop_token stop_token_id",
-        "a response ends at its first end token; eos_token names another one",
+        "a response ends at its first end token, so the values eos and none are taken; "
+        "eos_token names another one",
     ),
     ("exp_name", "it is called run_name"),
     (
@@ -189,7 +201,13 @@ _ONLINE_ADVICE: list[tuple[str, str]] = [
         "model_adapter_name ref_adapter_name",
         "with use_peft: true the reference is the model with its adapters switched off",
     ),
-    ("adap_kl_ctrl kl_penalty", "kl_target alone switches the adaptive coefficient on"),
+    ("adap_kl_ctrl", "kl_target alone switches the adaptive coefficient on"),
+    ("kl_penalty", "it is called kl_estimator (k1 or k3); kl_coef is its weight"),
+    (
+        "fp16 bf16",
+        "write dtype: bfloat16 together with use_peft: true, else leave it at float32, for "
+        "weights in bfloat16 lose the small updates of this stage; float16 is not offered",
+    ),
     ("early_stopping", "target_kl alone switches it on"),
     (
         "reward_shaping_enable_length reward_shaping_length_coef "
@@ -202,7 +220,7 @@ _ONLINE_ADVICE: list[tuple[str, str]] = [
     ),
     ("value_model_path critic_model_path", "it is called value_model"),
     (
-        "value_model reward_model share_backbone vf_coef cliprange_value gamma lam whiten_rewards",
+        "value_model share_backbone vf_coef cliprange_value gamma lam whiten_rewards",
         "only ppo has a critic",
     ),
     ("num_generations", "only rloo samples several responses to a prompt"),

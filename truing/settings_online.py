@@ -9,7 +9,13 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from truing.config import Topic
-from truing.retired import ONLINE_NAMES, ONLINE_RETIRED, RETIRED
+from truing.retired import (
+    ONLINE_NAMES,
+    ONLINE_PREFERRED,
+    ONLINE_RETIRED,
+    ONLINE_SETTLED,
+    RETIRED,
+)
 from truing.settings import TrainingConfig, as_list
 
 
@@ -161,6 +167,8 @@ class OnlineConfig(
 
     advice: ClassVar[Mapping[str, str]] = RETIRED | ONLINE_RETIRED
     aliases: ClassVar[Mapping[str, str]] = ONLINE_NAMES
+    preferred: ClassVar[Mapping[str, str]] = ONLINE_PREFERRED
+    settled: ClassVar[Mapping[str, tuple[str, ...]]] = ONLINE_SETTLED
 
     learning_rate: float = Field(
         3e-6, ge=0, description="Peak learning rate (Huang et al. 2024; TRL leaves it at 5e-5)."
@@ -206,6 +214,7 @@ class OnlineConfig(
             "give num_sample_generations or log_completions_steps, not both": (
                 self.num_sample_generations and self.log_completions_steps
             ),
+            "ptx_ratio has no effect without ptx_coef": self.ptx_ratio != 1 and not self.ptx_coef,
             "ptx_coef and ptx_dataset_name need each other": bool(self.ptx_coef)
             != bool(self.ptx_dataset_name),
             f"per_device_train_batch_size times gradient_accumulation_steps is {episodes}, which "

@@ -103,6 +103,53 @@ def test_a_file_from_trl_is_read_as_it_is(tmp_path) -> None:
     assert from_yaml(online.PpoConfig, file, {"beta": 0.3}).kl_coef == 0.3
 
 
+# The command that TRL's page on its PPO trainer gives for a full run, in our own order.
+TRL_COMMAND = """
+--dataset_name trl-lib/tldr --dataset_test_split validation --output_dir models/tldr
+--per_device_train_batch_size 16 --gradient_accumulation_steps 4 --total_episodes 1000000
+--model_name_or_path base/model --sft_model_path made/sft --reward_model_path made/reward
+--local_rollout_forward_batch_size 16 --missing_eos_penalty 1.0 --stop_token eos
+--eval_strategy steps --eval_steps 100
+"""
+
+
+def test_the_command_of_trl_goes_through_once_each_answer_is_followed() -> None:
+    words = TRL_COMMAND.split()
+    with pytest.raises(ConfigError) as error:
+        parse(online.PpoConfig, words)
+    assert str(error.value) == (
+        "--model-name-or-path is given twice; give it once. What TRL trains is its "
+        "sft_model_path: keep that one, as model_name_or_path; a tokenizer comes with it"
+    )
+    at = words.index("--model_name_or_path")
+    del words[at : at + 2]
+    with pytest.raises(ConfigError, match="--eval_strategy has no place here: eval_steps says"):
+        parse(online.PpoConfig, words)
+    at = words.index("--eval_strategy")
+    del words[at : at + 2]
+    made = parse(online.PpoConfig, words)
+    assert (made.model_name_or_path, made.reward) == ("made/sft", ["made/reward"])
+    assert (made.eval_steps, made.local_rollout_forward_batch_size) == (100, 16)
+
+
+def test_a_stop_token_that_means_the_end_token_is_taken(tmp_path) -> None:
+    file = tmp_path / "trl.yaml"
+    for value in ("eos", "EOS", "none", "null"):
+        file.write_text("".join(f"{k}: {v}\n" for k, v in NEEDED.items()) + f"stop_token: {value}")
+        assert from_yaml(online.PpoConfig, file) == ppo()
+        if value != "null":
+            words = [w for k, v in NEEDED.items() for w in (f"--{k}", v)]
+            assert parse(online.PpoConfig, [*words, "--stop-token", value]) == ppo()
+            assert parse(online.PpoConfig, [f"--stop_token={value}", *words]) == ppo()
+    for value in (".", "period"):
+        with pytest.raises(ConfigError, match="stop_token has no place here: a response ends at"):
+            ppo(stop_token=value)
+    with pytest.raises(ConfigError, match=r"sft_model_path.* same setting: .* What TRL trains"):
+        ppo(sft_model_path="s")
+    given = {k: v for k, v in NEEDED.items() if k != "reward"}
+    assert check(online.RlooConfig, given | {"reward_model": "rm"}).reward == ["rm"]
+
+
 def test_a_setting_by_two_names_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="beta and kl_coef are the same setting: give one"):
         ppo(kl_coef=0.1, beta=0.1)
@@ -119,7 +166,11 @@ def test_a_setting_by_two_names_is_refused(tmp_path) -> None:
         ("mini_batch_size", "num_mini_batches"),
         ("reward_shaping_eos_bonus", "missing_eos_penalty"),
         ("top_p", "drawn from the policy itself"),
+        ("no_repeat_ngram_size", "drawn from the policy itself"),
+        ("presence_penalty", "drawn from the policy itself"),
         ("adap_kl_ctrl", "kl_target alone"),
+        ("kl_penalty", "it is called kl_estimator"),
+        ("bf16", "together with use_peft: true, else leave it at float32"),
         ("loss_type", "only dpo has it"),
     ],
 )

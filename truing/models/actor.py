@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from truing.algorithms.tokens import entropy, token_logp
 from truing.data.batch import Layout, Tokens, padded
 from truing.models.heads import ValueModel
-from truing.models.model import Policy
+from truing.models.model import Model, Policy
 
 
 class Figures(NamedTuple):
@@ -24,15 +24,23 @@ class ActorCritic(nn.Module):
     """A policy and its critic: a `ValueModel` beside it, a linear head on it, or None.
 
     ``entropy_counts``: whether the entropy has a gradient; if not, it costs no memory.
+    ``readers``: models beside it that read the layouts it places (the reference); not part of it.
     """
 
     def __init__(
-        self, policy: Policy, critic: nn.Module | None, *, entropy_counts: bool = False
+        self,
+        policy: Policy,
+        critic: nn.Module | None,
+        *,
+        entropy_counts: bool = False,
+        readers: Sequence[Model] = (),
     ) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
         self.entropy_counts = entropy_counts
+        # In a tuple, where torch does not take them for parts.
+        self.readers = tuple(readers)
 
     @property
     def core(self) -> Any:
@@ -57,10 +65,11 @@ class ActorCritic(nn.Module):
         return self.policy.device
 
     def place(self, sequences: Sequence[Tokens]) -> Layout:
-        """As `Model.place`: a prompt is read once where both policy and critic can."""
-        if isinstance(self.critic, ValueModel) and not self.critic.shares_prompts:
-            return padded(sequences)
-        return self.policy.place(sequences)
+        """As `Model.place`: a prompt is read once where policy, critic and readers all can."""
+        critic = [self.critic] if isinstance(self.critic, ValueModel) else []
+        if all(model.shares_prompts for model in (*critic, *self.readers)):
+            return self.policy.place(sequences)
+        return padded(sequences)
 
     def forward(self, layout: Layout, temperature: float = 1.0, *, foresee: bool = True) -> Figures:
         """Of the scored tokens at ``temperature``; no value unless it is to ``foresee``."""

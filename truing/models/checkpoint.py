@@ -20,7 +20,8 @@ def add_lora(
     """Freeze ``model`` and train low-rank adapters in it instead (Hu et al., arXiv:2106.09685).
 
     ``seed`` keys the adapters' first weights. A reward model's scalar head stays fully trainable:
-    it starts from noise.
+    it starts from noise. What is trained is kept in float32 at least: small updates of a weight in
+    bfloat16 are lost.
     """
     reward = isinstance(model, RewardModel)
     config = LoraConfig(
@@ -35,6 +36,10 @@ def add_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "lora").integers(2**63)))
         model.network = get_peft_model(model.network, config)
+    # peft does so for the adapters, but not for the head.
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def export(model: Model, folder: Path) -> Path:

@@ -45,16 +45,19 @@ class RewardModel(Model):
 
     def forward(self, layout: Layout) -> Tensor:
         row_B, column_B = layout.last_B2.unbind(-1)
-        hidden_BH = self.hidden(layout)[row_B, column_B]
-        return self.core.score(hidden_BH).squeeze(-1).float() - self.shift
+        return self.read(self.hidden(layout)[row_B, column_B])
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """The shifted scores of hidden states. The head's format may be finer than the body's."""
+        head = self.core.score
+        return head(hidden.to(head.weight.dtype)).squeeze(-1).float() - self.shift
 
 
 class ValueModel(RewardModel):
     """Values (B, T): what is still to come, foreseen where each scored token is decided."""
 
     def forward(self, layout: Layout) -> Tensor:
-        hidden_BTH = self.hidden(layout)[layout.row_BT, layout.column_BT]
-        value_BT = self.core.score(hidden_BTH).squeeze(-1).float() - self.shift
+        value_BT = self.read(self.hidden(layout)[layout.row_BT, layout.column_BT])
         return value_BT.masked_fill(~layout.mask_BT, 0.0)
 
 

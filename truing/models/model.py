@@ -118,7 +118,8 @@ class Model(nn.Module):
             return False
         if getattr(config, "sliding_window", None):
             return False
-        rows = [Tokens((1, 2, 3), (4, 5)), Tokens((1, 2, 3), (6,))]
+        ids = tuple(i % config.vocab_size for i in range(1, 7))
+        rows = [Tokens(ids[:3], ids[3:5]), Tokens(ids[:3], ids[5:])]
         with evaluating(self):
             one, other = (
                 self.hidden(layout.to(self.device))[tuple(layout.last_B2.T)]

@@ -5,19 +5,21 @@ All of it is loaded and checked against each other before anything is sampled.
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from truing import console
 from truing.data.batch import Encoder, Layout, Tokens
 from truing.data.formats import Dataset, load
 from truing.data.schema import Demonstration, Prompt
 from truing.models.actor import ActorCritic, shared_head
 from truing.models.heads import ValueModel, load_value_model
 from truing.models.loading import Loading
-from truing.models.model import Policy, load_policy, logp
-from truing.rewards import ModelReward, Reward, load_reward
+from truing.models.model import Model, Policy, load_policy, logp
+from truing.rewards import ModelReward, Reward, load_reward, score
 from truing.run import Parent
 from truing.stages import setup
 from truing.stages.preference import reference_policy
@@ -54,7 +56,10 @@ class Cast(NamedTuple):
 def casting(
     config: Any, dataset: Dataset[Prompt], held_out: Dataset[Prompt] | None, *, critic: bool
 ) -> Cast:
-    """Load everyone. Raises ValueError where they do not go together."""
+    """Load everyone. Raises ValueError where they do not go together.
+
+    A reward that is a function or a rule is called once, on two made-up answers, in a dry run too.
+    """
     policy = load_policy(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, policy)
     prompts = encode_prompts(dataset, encoder, config.response_length)
@@ -62,16 +67,33 @@ def casting(
         shown = encode_prompts(held_out, encoder, config.response_length) if held_out else []
     plain = Loading.of(config).beside()
     rewards = [load_reward(name, plain) for name in config.reward]
-    for reward in rewards:
-        check_reads(reward, [*prompts, *shown])
-    value = critic_of(config, policy, rewards, plain) if critic else None
+    for name, reward in zip(config.reward, rewards, strict=True):
+        if isinstance(reward, ModelReward):
+            reward.batch_size = config.local_rollout_forward_batch_size
+            check_reads(name, reward, [*prompts, *shown])
+        elif prompts:
+            try_out(name, reward, prompts)
+    judges = {
+        name: reward
+        for name, reward in zip(config.reward, rewards, strict=True)
+        if isinstance(reward, ModelReward)
+    }
+    chat = any(not isinstance(p.text, str) for p in prompts)
+    value = critic_of(config, policy, judges, encoder, plain, chat=chat) if critic else None
     reference, parents = onlooker(config, policy)
     setup.adapt(config, policy)
     if isinstance(value, ValueModel):
         setup.adapt(config, value)
     ptx, origins = pretraining_rows(config, encoder)
     parents += [*(Parent.of("reward", name) for name in config.reward), *origins]
-    actor = ActorCritic(policy, value, entropy_counts=config.entropy_coef > 0)
+    if critic and config.value_model not in ("auto", "policy", "reward"):
+        parents.append(Parent.of("value", config.value_model))
+    actor = ActorCritic(
+        policy,
+        value,
+        entropy_counts=config.entropy_coef > 0,
+        readers=[reference] if reference else [],
+    )
     return Cast(actor, reference, rewards, encoder, prompts, shown, ptx, parents)
 
 
@@ -83,6 +105,9 @@ def onlooker(config: Any, policy: Policy) -> tuple[Policy | None, list[Parent]]:
         return None, parents
     if reference is policy:
         reference = copy.deepcopy(policy)
+    else:
+        name = config.ref_model_name_or_path
+        check_context(f"the reference model {name}", reference, policy, config, "another one")
     reference.eval().requires_grad_(False)
     return reference, parents
 
@@ -93,7 +118,8 @@ def pretraining_rows(config: Any, encoder: Encoder) -> tuple[list[Tokens], list[
         return [], []
     rows = load(config.ptx_dataset_name, Demonstration)
     with setup.apart(encoder, "pretraining"):
-        found = encode_rows(rows, encoder)
+        # Documents may be long: it is prompts that must not be cut.
+        found = encode_rows(rows, replace(encoder, truncation_mode="keep_start"))
     if not found:
         raise ValueError(
             f"no row of {rows.name} can be used ({dict(encoder.counts)}): raise max_length, or "
@@ -102,10 +128,14 @@ def pretraining_rows(config: Any, encoder: Encoder) -> tuple[list[Tokens], list[
     return found, [Parent("pretraining dataset", rows.name, rows.sha256, rows.name)]
 
 
-def check_reads(reward: Reward, prompts: Sequence[Prompted]) -> None:
+def check_reads(name: str, reward: ModelReward, prompts: Sequence[Prompted]) -> None:
     """Raise ValueError for prompts that a reward model has no room for, or no template."""
-    if not isinstance(reward, ModelReward):
-        return
+    if reward.encoder.chat_template is None and any(not isinstance(p.text, str) for p in prompts):
+        raise ValueError(
+            f"the prompts are messages, but the tokenizer of the reward model {name} has no chat "
+            "template: train it by `truing reward` with a chat_template, which is kept with it, "
+            "add one to its folder, or give the prompts as text"
+        )
     full = [p for p in prompts if not reward.reads(p.text)]
     if full:
         raise ValueError(
@@ -115,39 +145,80 @@ def check_reads(reward: Reward, prompts: Sequence[Prompted]) -> None:
         )
 
 
-def critic_of(config: Any, policy: Policy, rewards: Sequence[Reward], plain: Loading) -> nn.Module:
-    """The value function that ``value_model`` names. Raises ValueError unless it reads the policy's
-    tokens, as many as there may be."""
+def try_out(name: str, reward: Reward, prompts: Sequence[Prompted]) -> None:
+    """Call a reward that is no model once, so that a wrong answer is told before any sampling."""
+    texts = [prompts[0].text, prompts[-1].text]
+    try:
+        score(reward, texts, ["Yes.", "I do not know."])
+    except ValueError as error:
+        raise ValueError(f"{name}, tried out on two short completions: {error}") from error
+
+
+def check_context(label: str, model: Model, policy: Policy, config: Any, instead: str) -> None:
+    """Raise ValueError for a model that cannot read rows as long as they may become."""
+    longest = min(n or sys.maxsize for n in (policy.context, config.max_length))
+    if (model.context or sys.maxsize) < longest:
+        raise ValueError(
+            f"{label} has a context of {model.context} tokens, fewer than rows may have: set "
+            f"max_length: {model.context}, or use {instead}"
+        )
+
+
+def critic_of(
+    config: Any,
+    policy: Policy,
+    judges: Mapping[str, ModelReward],
+    encoder: Encoder,
+    plain: Loading,
+    *,
+    chat: bool,
+) -> nn.Module:
+    """The value function that ``value_model`` names; ``chat``: whether prompts are messages.
+
+    Raises ValueError unless it reads the policy's tokens, as many as there may be.
+    """
     if config.share_backbone:
         return shared_head(policy)
     vocabulary = policy.tokenizer.get_vocab()
-    judges = {
-        name: reward
-        for name, reward in zip(config.reward, rewards, strict=True)
-        if isinstance(reward, ModelReward)
-    }
-    name, loading = config.value_model, plain
-    if name == "auto":
-        alike = (n for n, r in judges.items() if r.model.tokenizer.get_vocab() == vocabulary)
-        name = next(alike, "policy")
-    if name == "reward":
-        if not judges:
-            raise ValueError(
-                f"value_model is reward, but no reward of {config.reward} is a model: use policy"
-            )
-        name = next(iter(judges))
+    name = value_source(config, judges, encoder, chat=chat)
     if name == "policy":
-        name, loading = config.model_name_or_path, Loading.of(config)
-    value = load_value_model(name, loading)
+        return load_value_model(config.model_name_or_path, Loading.of(config))
+    value = load_value_model(name, plain)
     if value.tokenizer.get_vocab() != vocabulary:
         raise ValueError(
             f"the tokenizer of the value model {name} differs from the policy's, and values are "
             "read token by token: use value_model: policy, or a model with the same tokenizer"
         )
-    longest = min(n or sys.maxsize for n in (policy.context, config.max_length))
-    if (value.context or sys.maxsize) < longest:
-        raise ValueError(
-            f"the value model {name} has a context of {value.context} tokens, fewer than rows may "
-            f"have: set max_length: {value.context}, or use value_model: policy"
+    check_context(f"the value model {name}", value, policy, config, "value_model: policy")
+    if chat and value.tokenizer.chat_template != encoder.chat_template:
+        console.say(
+            f"[yellow]the value model {console.plain(name)} knows another chat template than the "
+            "one in which it will read messages here, so its first values may be far off: "
+            "value_model: policy starts at 0[/yellow]"
         )
     return value
+
+
+def value_source(
+    config: Any, judges: Mapping[str, ModelReward], encoder: Encoder, *, chat: bool
+) -> str:
+    """What ``value_model`` comes to: policy, or the name of a model. Falls back aloud."""
+    if config.value_model == "reward":
+        if not judges:
+            raise ValueError(
+                f"value_model is reward, but no reward of {config.reward} is a model: use policy"
+            )
+        return next(iter(judges))
+    if config.value_model != "auto":
+        return config.value_model
+    vocabulary = encoder.tokenizer.get_vocab()
+    alike = [n for n, r in judges.items() if r.model.tokenizer.get_vocab() == vocabulary]
+    told = encoder.chat_template
+    found = [n for n in alike if not chat or judges[n].encoder.chat_template == told]
+    if alike and not found:
+        console.say(
+            f"[yellow]the reward model {console.plain(alike[0])} knows another chat template than "
+            "the policy, so as a critic it would misread messages: the critic starts from the "
+            "policy instead[/yellow]"
+        )
+    return next(iter(found), "policy")

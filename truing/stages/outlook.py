@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from rich.markup import escape
 
 from truing import console
@@ -97,6 +98,11 @@ def announce(
         raise ValueError(
             f"no row of {rows.name} can be used ({dict(encode.counts)}): raise max_length, or "
             "shorten the prompts"
+        )
+    if any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
+        console.say(
+            "[yellow]weights in bfloat16 are trained, whose eight bits lose small updates: set "
+            "dtype: float32, or use_peft: true[/yellow]"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     ahead = outlook(config, model, lengths, world, frozen)

@@ -1,5 +1,6 @@
 """What a run leaves behind loads anywhere, is whole or not there, and holds no pickle."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import (
 
 from truing.data.batch import Tokens, padded
 from truing.models.checkpoint import add_lora, export
-from truing.models.heads import load_reward_model, sequence_scores
+from truing.models.heads import load_reward_model, load_value_model, sequence_scores
 from truing.models.loading import Loading
 from truing.models.model import Model, load_policy, logp
 
@@ -101,6 +102,27 @@ def test_only_adapters_are_trained_and_their_start_is_keyed(tiny: Path) -> None:
     assert all("lora_" in name for name in one)
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("load", [load_policy, load_reward_model, load_value_model])
+def test_what_is_trained_beside_bfloat16_is_float32(
+    tiny: Path, tmp_path: Path, load: Callable[..., Model]
+) -> None:
+    """In bfloat16 a weight of 1 would not notice AdamW's steps of 1e-3, the head's included."""
+    model = load(tiny, Loading(dtype="bfloat16"))
+    add_lora(model, **LORA)
+    formats = {p.requires_grad: set[torch.dtype]() for p in model.parameters()}
+    for p in model.parameters():
+        formats[p.requires_grad].add(p.dtype)
+    assert formats == {True: {torch.float32}, False: {torch.bfloat16}}
+    model(padded(ROWS)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    stir(model)
+    back = load(export(model, tmp_path), Loading(dtype="bfloat16"))
+    with torch.no_grad():
+        gap = (back(padded(ROWS)) - model(padded(ROWS))).abs().max()
+    # Merged weights are rounded to eight bits.
+    assert 0 < float(gap) < 0.5
 
 
 @pytest.mark.parametrize("lora", [False, True])

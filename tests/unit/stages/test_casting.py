@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import tiny_folder
 from tests.online import cast_of, column, louder, played, ran, reward_model
 from truing.config import ConfigError
 from truing.models.heads import ValueModel
 from truing.models.model import load_policy, logp
+from truing.rewards import ModelReward
 from truing.run import Parent
 from truing.stages import online
 
@@ -61,6 +63,56 @@ def test_where_the_critic_starts(make: Make, tiny: Path, tmp_path: Path) -> None
             assert not cast.actor.value(layout).any()
 
 
+def test_a_critic_that_was_taught_another_template(
+    make: Make, tiny_chat: Path, tmp_path: Path, jsonl: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Messages would look to it as nothing it knows: auto falls back, a named one is warned of."""
+    scorer = str(reward_model(tiny_chat, tmp_path / "rm"))
+    rows = jsonl("chat", [{"prompt": [{"role": "user", "content": "hi"}]}])
+    layout = online.padded([online.Tokens((1, 2), (3, 4, 5))])
+
+    def starts_from_the_reward(value_model: str, template: str, data: str) -> bool:
+        more = {"reward": scorer, "value_model": value_model, "chat_template": template}
+        cast = cast_of(make("ppo", **more, model=tiny_chat, data=data))
+        with torch.no_grad():
+            return bool(cast.actor.value(layout).any())
+
+    assert starts_from_the_reward("auto", "auto", rows)
+    assert starts_from_the_reward("auto", "plain", jsonl("text", [{"prompt": "hi"}]))
+    assert "another chat template" not in capsys.readouterr().out
+    assert not starts_from_the_reward("auto", "plain", rows)
+    said = capsys.readouterr().out
+    assert "another chat template than the policy" in said
+    assert "starts from the policy instead" in said
+    for named in ("reward", scorer):
+        assert starts_from_the_reward(named, "plain", rows)
+        assert "knows another chat template than the one in which" in capsys.readouterr().out
+
+
+def test_a_named_value_model_is_a_parent(make: Make, tiny: Path, tmp_path: Path) -> None:
+    scorer = reward_model(tiny, tmp_path / "rm")
+    cast = cast_of(make("ppo", value_model=str(scorer)))
+    assert Parent.of("value", scorer) in cast.parents
+    assert Parent.of("value", scorer).sha256
+    for more in ({}, {"value_model": "policy"}, {"reward": str(scorer), "value_model": "reward"}):
+        assert "value" not in {p.role for p in cast_of(make("ppo", **more)).parents}
+
+
+def test_a_reference_that_cannot_share_prompts_reads_each_row(make: Make, tmp_path: Path) -> None:
+    """With a sliding window of 4: what the stage measures is what plain transformers says."""
+    folder = tiny_folder(tmp_path / "other", "mistral", sliding_window=4)
+    play, cast = played(make("ppo", ref_model_name_or_path=str(folder)))
+    assert cast.reference is not None
+    assert cast.actor.policy.shares_prompts
+    assert not cast.reference.shares_prompts
+    for e in play.collector.collect(cast.prompts, stream="rollout", group=4, batch_size=24):
+        ids = torch.tensor([[*e.tokens.prompt, *e.tokens.response]])
+        with torch.no_grad():
+            logits = cast.reference.core(input_ids=ids).logits[0, len(e.tokens.prompt) - 1 : -1]
+        wanted = logits.log_softmax(-1).gather(-1, torch.tensor(e.tokens.response)[:, None])
+        torch.testing.assert_close(e.ref_logp_T.float(), wanted[:, 0], atol=1e-4, rtol=0)
+
+
 def test_the_critic_may_learn_at_its_own_rate(make: Make) -> None:
     play, cast = played(make("ppo", value_learning_rate=0.5))
     rates = {
@@ -87,16 +139,32 @@ def test_the_critic_learns_to_foresee(make: Make) -> None:
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        ("tests.judges:one_too_few", "returned 15 numbers for 16 completions"),
+        ("tests.judges:one_too_few", "one_too_few, tried out .* returned 1 numbers for 2 compl"),
         ("tests.judges:nothing", "gave None for completion 0"),
         ("tests.judges:no_number", "gave nan for completion 0"),
         ("tests.judges:missing", "cannot load the reward tests.judges:missing"),
         ("lenght", "did you mean 'length'"),
     ],
 )
-def test_rewards_that_are_none(make: Make, reward: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        online.run(make("ppo", reward=reward))
+def test_rewards_that_are_none(make: Make, tmp_path: Path, reward: str, message: str) -> None:
+    """Told before anything is sampled or written, by a dry run too."""
+    for dry in (True, False):
+        with pytest.raises(ValueError, match=message):
+            online.run(make("ppo", reward=["length", reward], dry_run=dry))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_model_reads_as_many_at_once_as_are_sampled(
+    make: Make, tiny: Path, tmp_path: Path
+) -> None:
+    scorer = str(reward_model(tiny, tmp_path / "rm"))
+    config = make("ppo", reward=scorer, local_rollout_forward_batch_size=3)
+    play, cast = played(config)
+    judge, seen = cast.rewards[0], list[int]()
+    assert isinstance(judge, ModelReward)
+    judge.model.register_forward_pre_hook(lambda module, given: seen.append(len(given[0].last_B2)))
+    play.collector.collect(cast.prompts, stream="rollout", group=1, batch_size=3)
+    assert seen == [3, 3]
 
 
 def test_prompts_without_room(make: Make, jsonl: Write, tmp_path: Path) -> None:
@@ -140,8 +208,14 @@ def test_models_that_do_not_go_together(
         online.run(make("ppo", reward=str(tiny)))
     chat = jsonl("chat", [{"prompt": [{"role": "user", "content": "hi"}]}])
     scorer = str(reward_model(tiny, tmp_path / "rm"))
-    with pytest.raises(ValueError, match="has no chat template"):
-        online.run(make("ppo", reward=scorer, data=chat, chat_template="plain"))
+    with pytest.raises(ValueError, match=r"reward model .*rm/model has no chat template: train it"):
+        online.run(make("ppo", reward=["length", scorer], data=chat, chat_template="plain"))
+    other = tiny_folder(tmp_path / "other", "gpt2")
+    with pytest.raises(
+        ValueError, match=r"reference model .*other has a context of 64 tokens, few"
+    ):
+        online.run(make("ppo", ref_model_name_or_path=str(other)))
+    cast_of(make("ppo", ref_model_name_or_path=str(other), max_length=64))
     assert not (tmp_path / "run").exists()
 
 
@@ -156,6 +230,7 @@ def test_models_that_do_not_go_together(
         ("ppo", {"temperature": 0.0}, "temperature: got 0.0"),
         ("ppo", {"reward_weights": [1.0, 2.0]}, "reward_weights must be as many as rewards"),
         ("ppo", {"use_score_norm": True}, "use_score_norm needs use_score_scaling"),
+        ("ppo", {"ptx_ratio": 4}, "ptx_ratio has no effect without ptx_coef"),
         ("ppo", {"ptx_coef": 1.0}, "ptx_coef and ptx_dataset_name need each other"),
         ("ppo", {"kl_horizon": 5.0}, "kl_horizon has no effect without kl_target"),
         ("ppo", {"kl_target": 5.0, "kl_coef": 0.0}, "cannot leave kl_coef 0"),
@@ -181,3 +256,23 @@ def test_pretraining_rows_are_a_parent_and_none_is_an_error(make: Make, jsonl: W
     with pytest.raises(ValueError, match=r"no row of .* can be used .*pretraining: prompts too"):
         cast_of(make("ppo", ptx_coef=1.0, ptx_dataset_name=long))
     assert cast_of(make("ppo")).ptx == []
+
+
+def test_long_pretraining_rows_are_cut_not_left_out(
+    make: Make, jsonl: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = jsonl("long", [{"text": "y" * 400}, {"text": "x"}])
+    config = make("ppo", ptx_coef=1.0, ptx_dataset_name=rows, max_steps=1)
+    assert sorted(row.length for row in cast_of(config).ptx) == [2, 160]
+    assert ran(config).info["summary"]["pretraining: responses truncated"] == 1
+    assert "pretraining: responses truncated: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["ppo", "rloo"])
+def test_training_in_bfloat16_is_warned_of(
+    make: Make, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, told in (({}, True), ({"use_peft": True}, False), ({"dtype": "float32"}, False)):
+        online.run(make(kind, **({"dtype": "bfloat16", "dry_run": True} | more)))
+        said = capsys.readouterr().out
+        assert ("weights in bfloat16 are trained, whose eight bits lose small" in said) == told

@@ -105,6 +105,27 @@ def test_the_pretraining_loss_keeps_what_was_known(
     assert without[-1] > 0.8 * without[0]
 
 
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_so_many_pretraining_rows_come_with_each_episode(
+    make: Make, jsonl: Write, monkeypatch: pytest.MonkeyPatch, ratio: int
+) -> None:
+    rows = jsonl("old", [{"text": "x" * n} for n in range(1, 8)])
+    config = make("ppo", ptx_coef=1.0, ptx_dataset_name=rows, ptx_ratio=ratio, num_mini_batches=2)
+    play, cast = played(config)
+    assert len(cast.ptx) == 7
+    seen: list[list[int]] = []
+    learn = play.learner.learn
+
+    def spied(*parts: Any) -> Any:
+        seen.append([len(rows) for _, rows in parts])
+        return learn(*parts)
+
+    monkeypatch.setattr(play.learner, "learn", spied)
+    next(play.rollouts())
+    # Sixteen episodes in two parts, four times over.
+    assert seen == [[8 * ratio, 8]] * 8
+
+
 def test_an_entropy_bonus_keeps_the_policy_open(make: Make, tmp_path: Path) -> None:
     ends = []
     for coefficient in (0.0, 1.0):
@@ -185,20 +206,20 @@ def test_an_epoch_is_every_prompt_with_all_its_answers(make: Make) -> None:
 
 def test_the_loss_by_hand(make: Make) -> None:
     """Two tokens of one response, ratio e^0.5 and 1, over a step of eight tokens."""
-    play, cast = played(make("ppo", entropy_coef=0.3, vf_coef=0.5))
+    play, cast = played(make("ppo", entropy_coef=0.3, vf_coef=0.5, cliprange_value=0.1))
     tokens = online.Tokens((1, 2), (3, 4))
     with torch.no_grad():
         own = cast.actor(online.padded([tokens]))
     old_T = own.logp[0] - torch.tensor([0.5, 0.0])
-    lesson = Lesson(tokens, old_T, torch.tensor([2.0, -1.0]), *torch.tensor([[0.5, 0], [1.0, 2]]))
+    lesson = Lesson(tokens, old_T, torch.tensor([2.0, -1.0]), *torch.tensor([[0.5, 0], [0.0, 2]]))
     batch = play.objective.collate([lesson])
     assert play.objective.counts(batch) == {"tokens": 2, "actions": 2}
     totals = {"tokens": torch.tensor(8.0), "actions": torch.tensor(8.0)}
     loss, stats = play.objective.loss(cast.actor, batch, totals)
-    # Surrogate: -1.2 * 2 (clipped) and 1. Values are 0 (a new head): old 0.5, clip 0.2: near 0.3
-    # for return 1, so max(1, 0.49) / 2; old 0, return 2: 4 / 2.
+    # Surrogate: -1.2 * 2 (clipped) and 1. Values are 0 (a new head): where it was 0.5, and the
+    # return is 0, the clip holds it at 0.4, and 0.16 is more than 0; where it was 0, for 2: 4.
     entropy = float(own.entropy[0].sum())
-    wanted = (-2.4 + 1) / 8 - 0.3 * entropy / 8 + 0.5 * (0.5 + 2) / 8
+    wanted = (-2.4 + 1) / 8 - 0.3 * entropy / 8 + 0.5 * (0.16 + 4) / 2 / 8
     assert float(loss.detach()) == pytest.approx(wanted, abs=1e-5)
     means = {name: float(total / count) for name, (total, count) in stats.items()}
     assert means == pytest.approx(
@@ -209,8 +230,8 @@ def test_the_loss_by_hand(make: Make) -> None:
             "policy/entropy_avg": entropy / 2,
             "val/ratio": (2.718281828**0.5 + 1) / 2,
             "sampling/logp_difference": 0.25,
-            "loss/value_avg": 1.25,
-            "val/clipfrac_avg": 0.0,
+            "loss/value_avg": (0.16 + 4) / 2 / 2,
+            "val/clipfrac_avg": 0.5,
         },
         abs=1e-5,
     )
