@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,8 @@ def test_the_dpo_loop_refuses_a_token_across_the_border(tiny: Path) -> None:
         dpo_loop.encode(tokenizer, "Is it t", "here?")
 
 
-PROMPTS = [f"Count to {i}." for i in range(6)]
+# Of unequal lengths, so that rows are filled.
+PROMPTS = [f"Count to {i}{'!' * i}" for i in range(7)]
 # As in the stage: the figures of `ppo_loop.train`, by the names that the metrics have.
 FIGURES = ("objective/scores", "objective/kl", "loss/policy_avg", "loss/value_avg")
 
@@ -122,7 +124,7 @@ def ppo_figures(folder: Path, **changed: float) -> list[list[float]]:
         keys = [(step * responses + i, 0) for i in range(responses)]
         return uniforms(0, "rollout", keys, tokens)
 
-    options = {"learning_rate": 1e-3, "tokens": 8, "vf_coef": 0.5} | changed
+    options = {"learning_rate": 1e-3, "tokens": 14, "vf_coef": 0.5} | changed
     loop = ppo_loop.train(model, tokenizer, PROMPTS, judges.vowels, steps=3, draws=draws, **options)
     return [[figures[name] for name in FIGURES] for figures in loop]
 
@@ -138,10 +140,10 @@ def test_the_ppo_loop_has_the_losses_of_the_stage(
         dataset_name=jsonl("prompts", [{"prompt": prompt} for prompt in PROMPTS]),
         reward=["tests.judges:vowels"],
         shuffle_dataset=False,
-        per_device_train_batch_size=6,
+        per_device_train_batch_size=7,
         max_steps=3,
         temperature=1.0,
-        response_length=8,
+        response_length=14,
         learning_rate=1e-3,
         vf_coef=0.5,
         report_to=[],
@@ -150,6 +152,8 @@ def test_the_ppo_loop_has_the_losses_of_the_stage(
     run = online.run(config)
     assert run is not None
     theirs = [[line[name] for name in FIGURES] for line in run.metrics()]
+    # Some responses of a rollout ended by themselves, others were cut, so there was filling.
+    assert any(0 < float(line["completions/eos_rate"] or 0) < 1 for line in run.metrics())
     ours = ppo_figures(folder)
     gap = np.abs(np.array(ours) - np.array(theirs, dtype=float)).max(0)
     # The KL is a sum of log-probs of size 5, in float32.
@@ -159,7 +163,9 @@ def test_the_ppo_loop_has_the_losses_of_the_stage(
     assert len({round(row[3], 6) for row in ours}) == 3
 
 
-def test_the_ppo_loop_differs_once_anything_differs(tiny: Path) -> None:
+def test_the_ppo_loop_differs_once_anything_differs(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = np.array(ppo_figures(tiny))
     assert np.abs(np.array(ppo_figures(tiny)) - usual).max() < 1e-9
     for changed in (
@@ -170,6 +176,18 @@ def test_the_ppo_loop_differs_once_anything_differs(tiny: Path) -> None:
         {"epochs": 3},
     ):
         assert np.abs(np.array(ppo_figures(tiny, **changed)) - usual).max() > 1e-4
+    # Without the mask of the filling: every column from the first response token on counts.
+    sample, seen = ppo_loop.sample, list[int]()
+
+    def unmasked(*given: Any) -> ppo_loop.Rollout:
+        rollout = sample(*given)
+        wide_BT = rollout.mask_BT.cumsum(-1) > 0
+        seen.append(int(wide_BT.sum() - rollout.mask_BT.sum()))
+        return rollout._replace(mask_BT=wide_BT)
+
+    monkeypatch.setattr(ppo_loop, "sample", unmasked)
+    assert np.abs(np.array(ppo_figures(tiny)) - usual).max() > 1e-4
+    assert max(seen) > 0
 
 
 def test_the_ppo_loop_runs_as_a_script(

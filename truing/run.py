@@ -223,11 +223,8 @@ class Run:
         self._save()
 
     def _save(self) -> None:
-        """Write run.json in one move, so that a reader never meets half a file."""
         if self.writes:
-            temporary = self.path / "run.json.tmp"
-            temporary.write_text(json.dumps(self.info, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, self.path / "run.json")
+            write_json(self.path / "run.json", self.info)
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         if self.writes:
@@ -245,10 +242,15 @@ class Run:
 
 
 def write_json(path: str | Path, figures: object) -> None:
-    """Write figures for machines, readable by people too; folders on the way are made."""
+    """Write figures for machines, readable by people too; folders on the way are made.
+
+    It is done in one move, so that a reader never meets half a file, nor one that stopped there.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(f"{path}.tmp")
     text = json.dumps(figures, indent=2, ensure_ascii=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    draft.write_text(text + "\n", encoding="utf-8")
+    os.replace(draft, path)
 
 
 def _refuse_used(path: Path) -> None:

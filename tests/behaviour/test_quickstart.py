@@ -149,8 +149,8 @@ def test_each_fault_stands_in_5_to_40_percent_of_supervised_samples(real: Path) 
 def test_shuffled_labels_gain_nothing(tmp_path: Path) -> None:
     rates = go(tmp_path / "run", labels="shuffled")["win_rate"]
     assert rates["dpo_vs_sft"]["low"] < 0.5
-    assert rates["ppo_vs_sft"]["low"] < 0.5
-    assert rates["ppo_vs_sft"]["value"] > 0.4  # nor does it do much harm
+    # Nor does it do harm: PPO with such a reward changes nothing that the interval could tell.
+    assert rates["ppo_vs_sft"]["low"] < 0.5 < rates["ppo_vs_sft"]["high"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from truing import console
-from truing.run import RECORDS, Parent, Run, hash_file, hash_folder
+from truing.run import RECORDS, Parent, Run, hash_file, hash_folder, write_json
 from truing.settings import QuickstartConfig, SftConfig
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
@@ -164,6 +164,24 @@ def test_run_json_is_never_half_written(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="power cut"):
         run.finish({"loss": 1})
     assert Run.open(run.path).info["status"] == "running"
+
+
+def test_figures_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "new" / "state.json"
+    write_json(file, {"coef": 0.05})
+
+    def crash(*_: object) -> None:
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", crash)
+        with pytest.raises(OSError, match="power cut"):
+            write_json(file, {"coef": 0.06})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"coef": 0.05}
+    write_json(file, {"coef": 0.07})
+    assert [p.name for p in file.parent.iterdir()] == ["state.json"]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

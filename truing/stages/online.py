@@ -4,12 +4,14 @@ A recipe is a row of `RECIPES`. A step is a rollout, then ``num_ppo_epochs`` pas
 ``num_mini_batches`` parts with an optimiser step each, by the loop's own `Learner`.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any
 
@@ -39,6 +41,9 @@ RECIPES = {
     "ppo": Recipe("PPO", by_token, critic=True),
     "rloo": Recipe("RLOO", by_group, critic=False),
 }
+
+# What outlives a rollout, in the run's folder as of the last one.
+STATE = "state.json"
 
 
 class Reinforcement:
@@ -174,6 +179,8 @@ class Online:
             with self.collector.timed("time/learn"):
                 learnt = self.learn(lessons)
             self.learner.schedule.step()
+            if self.run.writes:
+                write_json(self.run.path / STATE, self.estimator.state())
             total = self.step * episodes_each
             pace = int(total / (time.perf_counter() - began))
             counters = {"episode": float(total), "eps": float(pace)}
@@ -267,6 +274,7 @@ def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> 
     if any(map(simulated, cast.rewards)):
         noted = {**dataset.noted, SIMULATED_REWARD: dataset.row_numbers}
         dataset = replace(dataset, noted=noted)
+    say_what_begins_anew(config)
     planned = schedule(config, len(cast.prompts))
     lengths = [len(p.ids) + config.response_length for p in cast.prompts]
     frozen = sum(p.numel() for model in cast.onlookers for p in model.parameters())
@@ -288,9 +296,21 @@ def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> 
             shown="objective/scores",
         )
         accelerator.free_memory()
-        if run.writes:
-            write_json(run.path / "state.json", play.estimator.state())
         return setup.close(run, accelerator, policy, cast.encoder, figures, dataset.notes)
+
+
+def say_what_begins_anew(config: OnlineConfig) -> None:
+    """Where training starts from an online run: its coefficient is not taken over."""
+    place = Path(config.model_name_or_path)
+    folder = place.parent if place.name == "model" else place
+    if (folder / "run.json").is_file() and (folder / STATE).is_file():
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        coefficient = state["kl_controller"]["coef"]
+        console.say(
+            f"[yellow]{escape(str(folder))} ended with kl_coef {coefficient:.4g}; this run "
+            f"starts from its own, {config.kl_coef:.4g}, and with no scores seen yet: set kl_coef "
+            "to go on from there[/yellow]"
+        )
 
 
 def watched(watch: setup.Watch, policy: Policy) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """How a rollout is cut into steps, what its losses are by hand, and what a run leaves behind."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,28 @@ def test_the_adaptive_coefficient_steers(make: Make, tmp_path: Path) -> None:
         assert (coefs[i + 1] > coefs[i]) == (kls[i] > 0.5)
     assert kls[-1] < 0.5 * column(fixed, "objective/kl")[-1]
     assert set(column(fixed, "objective/kl_coef")) == {0.02}
-    state = (run.path / "state.json").read_text()
-    assert '"target": 0.5' in state
+
+
+def test_the_coefficient_is_kept_after_every_rollout_and_told_to_the_next_run(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adaptive = {"kl_target": 5.0, "kl_horizon": 100.0}
+    play, _ = played(make("ppo", max_steps=2, **adaptive))
+    kept: list[float] = []
+    for _ in play.rollouts():
+        state = json.loads((play.run.path / "state.json").read_text())
+        assert state["kl_controller"]["coef"] == play.estimator.controller.coef
+        assert state["scores"]["seen"] == 16 * len(kept) + 16
+        kept.append(state["kl_controller"]["coef"])
+    assert 0.05 > kept[0] > kept[1]
+    run = ran(make("ppo", **adaptive).model_copy(update={"output_dir": str(tmp_path / "first")}))
+    assert not list(run.path.glob("*.tmp"))
+    last = json.loads((run.path / "state.json").read_text())["kl_controller"]["coef"]
+    assert "ended with" not in capsys.readouterr().out
+    for model in (run.path, run.path / "model"):
+        online.run(make("rloo", model=model, kl_coef=0.2, dry_run=True))
+        said = f"{run.path} ended with kl_coef {last:.4g}; this run starts from its own, 0.2"
+        assert said in capsys.readouterr().out
 
 
 def test_the_pretraining_loss_keeps_what_was_known(
