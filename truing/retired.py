@@ -107,9 +107,13 @@ _ADVICE: list[tuple[str, str]] = [
         "nothing is uploaded; when the run is done, `hf upload` takes its folder",
     ),
     (
-        "fsdp fsdp_config deepspeed accelerator_config parallelism_config ddp_backend ddp_timeout "
-        "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph "
-        "local_rank",
+        "fsdp fsdp_config deepspeed parallelism_config",
+        "devices share rows here, each with a whole model (DDP): models are not sharded yet; a "
+        "large one fits with use_peft and gradient_checkpointing",
+    ),
+    (
+        "accelerator_config ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb "
+        "ddp_broadcast_buffers ddp_static_graph local_rank",
         "how processes share the work belongs to accelerate: `accelerate config`, then "
         "`accelerate launch -m truing ...`",
     ),

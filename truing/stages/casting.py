@@ -4,7 +4,6 @@ All of it is loaded and checked against each other before anything is sampled.
 """
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from truing.data.schema import Demonstration, Prompt
 from truing.models.actor import ActorCritic, shared_head
 from truing.models.heads import ValueModel, load_value_model
 from truing.models.loading import Loading
-from truing.models.model import Model, Policy, load_policy, logp
+from truing.models.model import Policy, load_policy, logp
 from truing.rewards import ModelReward, Reward, load_reward, score
 from truing.run import Parent
 from truing.stages import setup
@@ -105,9 +104,6 @@ def onlooker(config: Any, policy: Policy) -> tuple[Policy | None, list[Parent]]:
         return None, parents
     if reference is policy:
         reference = copy.deepcopy(policy)
-    else:
-        name = config.ref_model_name_or_path
-        check_context(f"the reference model {name}", reference, policy, config, "another one")
     reference.eval().requires_grad_(False)
     return reference, parents
 
@@ -154,16 +150,6 @@ def try_out(name: str, reward: Reward, prompts: Sequence[Prompted]) -> None:
         raise ValueError(f"{name}, tried out on two short completions: {error}") from error
 
 
-def check_context(label: str, model: Model, policy: Policy, config: Any, instead: str) -> None:
-    """Raise ValueError for a model that cannot read rows as long as they may become."""
-    longest = min(n or sys.maxsize for n in (policy.context, config.max_length))
-    if (model.context or sys.maxsize) < longest:
-        raise ValueError(
-            f"{label} has a context of {model.context} tokens, fewer than rows may have: set "
-            f"max_length: {model.context}, or use {instead}"
-        )
-
-
 def critic_of(
     config: Any,
     policy: Policy,
@@ -189,7 +175,7 @@ def critic_of(
             f"the tokenizer of the value model {name} differs from the policy's, and values are "
             "read token by token: use value_model: policy, or a model with the same tokenizer"
         )
-    check_context(f"the value model {name}", value, policy, config, "value_model: policy")
+    setup.check_context(f"the value model {name}", value, policy, config, "value_model: policy")
     if chat and value.tokenizer.chat_template != encoder.chat_template:
         console.say(
             f"[yellow]the value model {console.plain(name)} knows another chat template than the "

@@ -156,7 +156,7 @@ def reference_policy(
 ) -> tuple[Policy, list[Parent]]:
     """The policy to stay near, and the parents it adds: by default ``policy`` as it starts.
 
-    Raises ValueError for a reference with another tokenizer.
+    Raises ValueError for a reference with another tokenizer or too short a context.
     """
     name = config.ref_model_name_or_path
     if name is None:
@@ -168,4 +168,5 @@ def reference_policy(
             "the reference model's tokenizer differs from the policy's, so their log-probs cannot "
             "be compared: use a reference with the same tokenizer"
         )
+    setup.check_context(f"the reference model {name}", reference, policy, config, "another one")
     return reference, [Parent.of("reference", name)]

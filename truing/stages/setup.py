@@ -46,6 +46,18 @@ def encoder(config: TrainingConfig, model: Model) -> Encoder:
     )
 
 
+def check_context(
+    label: str, model: Model, policy: Policy, config: TrainingConfig, instead: str
+) -> None:
+    """Raise ValueError for a model that cannot read rows as long as they may become."""
+    longest = min(n or sys.maxsize for n in (policy.context, config.max_length))
+    if (model.context or sys.maxsize) < longest:
+        raise ValueError(
+            f"{label} has a context of {model.context} tokens, fewer than rows may have: set "
+            f"max_length: {model.context}, or use {instead}"
+        )
+
+
 @contextmanager
 def apart(encode: Encoder, label: str) -> Iterator[None]:
     """What ``encode`` counts inside gets ``label`` in front, to be told from the training rows."""
