@@ -23,7 +23,7 @@ def violations(figures: Mapping[str, Any]) -> list[str]:
         for system in ("dpo", "ppo")
         for kind, table in facts[system].items()
     }
-    # The run without a KL penalty is a warning: gold rises with the score, then falls below its start.
+    # The run without a KL penalty is a warning: gold rises at first, then falls below its start.
     held |= {
         "at least 500 prompts": wins["dpo_vs_sft"]["n"] >= 500,
         "reward model above a coin": figures["reward_accuracy"]["low"] > 0.5,
