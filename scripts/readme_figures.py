@@ -100,7 +100,8 @@ def machine(run: Figures) -> str:
     """Kind of machine: system, architecture, CPUs and threads."""
     system, _, rest = run["machine"]["platform"].partition("-")
     kind = next((a for a in ("x86_64", "aarch64", "arm64") if a in rest), "")
-    return f"{system} {kind}, {run['machine']['cpus']} CPUs, {run['machine']['threads']} threads"
+    cpus, threads = run["machine"]["cpus"], run["machine"]["threads"]
+    return f"{system} {kind}, {cpus} CPUs, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def main() -> None:

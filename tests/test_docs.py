@@ -240,7 +240,7 @@ def summary(seed: int, wins: float) -> tuple[dict[str, Any], dict[str, Any]]:
         "peak_mb": 1536.0,
         "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
     }
-    machine = {"platform": "Linux-6.1-x86_64-with-glibc2.36", "cpus": 2, "threads": "2"}
+    machine = {"platform": "Linux-6.1-x86_64-with-glibc2.36", "cpus": 2, "threads": 2}
     return figures, {"created": "2026-11-21T10:00:00.000+00:00", "machine": machine}
 
 

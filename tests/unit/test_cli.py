@@ -100,8 +100,14 @@ def test_arguments_that_tyro_refuses(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_stage_gets_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[QuickstartConfig] = []
     install(monkeypatch, seen.append)
-    assert cli.main(["quickstart", "--seed", "5"]) == 0
-    assert seen == [QuickstartConfig(seed=5)]
+    # Threads are to sleep while they wait, unless somebody wants otherwise.
+    for before, after in ((None, "passive"), ("active", "active")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+        if before is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        assert cli.main(["quickstart", "--seed", "5"]) == 0
+        assert os.environ["OMP_WAIT_POLICY"] == after
+    assert seen == [QuickstartConfig(seed=5)] * 2
 
 
 @pytest.mark.parametrize(

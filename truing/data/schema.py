@@ -46,7 +46,8 @@ def unfinished(provenance: Provenance) -> frozenset[int]:
     """Which responses of a record (by number) were cut when they were sampled.
 
     Told by ``finish_reason`` in the provenance, as `truing sample` and OpenAI's servers name it:
-    "stop" or "length", or a list of them in the order of the responses.
+    "stop" or "length", or a list of them in the order of the responses. Whatever is not "length"
+    is taken as whole.
     """
     told = provenance.extra.get("finish_reason")
     reasons: Sequence[object] = told if isinstance(told, list | tuple) else (told,)

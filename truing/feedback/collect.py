@@ -73,7 +73,7 @@ def compare(config: CompareConfig) -> Path:
     )
     groups: dict[Text, list[tuple[float, str, str]]] = {}
     for demonstration, value in zip(rows.rows, scores, strict=True):
-        end = "length" if unfinished(demonstration.provenance) else "stop"
+        end = str(demonstration.provenance.extra.get("finish_reason", "unknown"))
         judged = (value, _string(demonstration.completion), end)
         groups.setdefault(demonstration.prompt, []).append(judged)
     source = "ai" if isinstance(reward, ModelReward) else "verifier"

@@ -1,4 +1,4 @@
-"""What the training stages share around the loop: opening, encoding, looking ahead, closing."""
+"""What the training stages share around the loop: reading, opening, driving it, closing."""
 
 import resource
 import sys

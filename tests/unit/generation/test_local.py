@@ -261,10 +261,18 @@ def test_the_mode_of_the_model_comes_back(policy: Policy, monkeypatch: pytest.Mo
     engine = LocalEngine(policy)
     engine.generate([Request((5,), 0)], Sampling(max_completion_length=2))
     assert policy.training
-    monkeypatch.setattr(engine, "_step", lambda *_: 1 / 0)
+    seen: list[str] = []
+
+    def fail(*_: Any) -> None:
+        seen.append(policy.core.config._attn_implementation)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(engine, "_step", fail)
     with pytest.raises(ZeroDivisionError):
         engine.generate([Request((5,), 0)], Sampling())
     assert policy.training
+    # Fused attention is slow for single queries on a CPU; training has it back.
+    assert (seen, policy.core.config._attn_implementation) == (["eager"], "sdpa")
     logp(policy, padded([Tokens((1,), (2,))])).sum().backward()  # nothing is left in inference mode
 
 

@@ -128,3 +128,13 @@ def test_settings_become_loading() -> None:
     assert (loading.eos_token, loading.disable_dropout) == ("!", True)
     assert loading.options()["dtype"] == torch.bfloat16
     assert loading.options()["use_safetensors"] is True
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = SampleConfig(model_name_or_path="m", prompts="p", output_file="o.jsonl")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert Loading.of(config).device == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert Loading.of(config).device == "cuda:1"
+    assert Loading.of(config.model_copy(update={"use_cpu": True})).device == "cpu"

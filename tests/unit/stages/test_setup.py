@@ -57,6 +57,11 @@ def test_where_evaluation_rows_come_from(jsonl: Write, settings: Settings) -> No
     held_out = setup.datasets(named, Demonstration)[1]
     assert held_out is not None
     assert len(held_out) == 2
+    idle = settings(SftConfig, "m", train, eval_steps=5)
+    with pytest.raises(ValueError, match=r"eval_steps has no effect.*has no split 'test'"):
+        setup.datasets(idle, Demonstration)
+    used = settings(SftConfig, "m", train, eval_steps=5, eval_dataset_name=other)
+    assert setup.datasets(used, Demonstration)[1] is not None
 
 
 ROW = {"prompt": "a", "completion": "b"}
