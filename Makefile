@@ -27,8 +27,8 @@ docs: .venv/.ready  ## write the generated pages, then test all pages
 	$(BIN)/python scripts/make_docs.py
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_recipes.py tests/test_examples.py
 
-slow: .venv/.ready  ## the tests that take minutes: three seeds, negative controls, real input
-	$(BIN)/python -m pytest -m slow
+slow: .venv/.ready  ## the tests that take minutes, by two processes: three seeds, negative controls, real input
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 base: .venv/.ready  ## make the packaged base model again (about half an hour)
 	$(BIN)/python scripts/make_base.py

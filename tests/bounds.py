@@ -23,12 +23,12 @@ def violations(figures: Mapping[str, Any]) -> list[str]:
         for system in ("dpo", "ppo")
         for kind, table in facts[system].items()
     }
-    # The run without a KL penalty is a warning: gold rises at first, then falls below its start.
+    # The run without a KL penalty is a warning: the score rises, and gold falls below its start.
     held |= {
         "at least 500 prompts": wins["dpo_vs_sft"]["n"] >= 500,
         "reward model above a coin": figures["reward_accuracy"]["low"] > 0.5,
         "memory below 3 GB": figures["peak_mb"] < 3000,
-        "without KL: gold fell below its start": over["gold"]["end"] < over["gold"]["start"],
+        "without KL: the reward is gamed": over["gamed"],
         "without KL: gold rose at first": over["gold"]["best"] > over["gold"]["start"],
     }
     return [name for name, holds in held.items() if not holds]

@@ -55,6 +55,10 @@ def show(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def memory(megabytes: float) -> str:
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
+
+
 def table(title: str, figures: Mapping[str, object]) -> None:
     """Print names and figures in two columns."""
     grid = Table(title=title, title_justify="left", show_header=False)

@@ -107,10 +107,11 @@ class Run:
         seed: int,
         parents: Sequence[Parent] = (),
         threads: int | None = None,
+        device: str = "cpu",
     ) -> Self:
         """Make the folder and write config.yaml and run.json.
 
-        ``threads``: on how many it computes; sums, and so the last digits, depend on that.
+        ``threads``, ``device``: on what it computes; sums, and so the last digits, depend on that.
         Raises ValueError where the folder already holds something: nothing is ever overwritten.
         """
         path = Path(output_dir)
@@ -125,7 +126,7 @@ class Run:
             "parents": [asdict(parent) for parent in parents],
             "versions": _versions(),
             "git": _git(),
-            "machine": _machine(threads),
+            "machine": _machine(threads, device),
         }
         if run.writes:
             _refuse_used(path)
@@ -304,5 +305,6 @@ def _git() -> dict[str, object] | None:
         return None
 
 
-def _machine(threads: int | None) -> dict[str, object]:
-    return {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads}
+def _machine(threads: int | None, device: str) -> dict[str, object]:
+    here: dict[str, object] = {"platform": platform.platform(), "cpus": os.cpu_count()}
+    return here | {"threads": threads, "device": device}

@@ -101,6 +101,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("seed 0")
 def test_the_bounds_hold_at_seed_0(real: Path) -> None:
     assert violations(json.loads((real / "summary.json").read_text(encoding="utf-8"))) == []
 
@@ -112,6 +113,7 @@ def test_the_bounds_hold_at_other_seeds(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("seed 0")
 def test_there_is_something_to_gain(real: Path) -> None:
     """Gold's best of 16 beats one sample nearly always, and every fault is there to be removed."""
     policy = load_policy(real / "sft")
@@ -128,6 +130,7 @@ def test_there_is_something_to_gain(real: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("seed 0")
 def test_each_fault_stands_in_5_to_40_percent_of_supervised_samples(real: Path) -> None:
     policy = load_policy(real / "sft")
     shown = cases(600, seed=12, split="train")
@@ -161,6 +164,7 @@ def test_flipped_labels_make_gold_fall(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("seed 0")
 def test_the_same_seed_gives_the_same_numbers(real: Path, tmp_path: Path) -> None:
     first = json.loads((real / "summary.json").read_text(encoding="utf-8"))
     second = go(tmp_path / "run")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from truing import console
 from truing.evaluate.plots import Dot, Line, Row, dot_plot, line_plot
 from truing.evaluate.summary import ALL, Item, Reply, Report, SeedRun, System, percent, summary
 
@@ -52,7 +53,7 @@ def render(report: Report, figures: Mapping[str, Any]) -> str:
         "find": lambda key, mapping: mapping.get(key),
         "digits": _digits,
         "time": _time,
-        "memory": _memory,
+        "memory": console.memory,
         "word": report.word,
     }
     shown = range(min(report.examples, len(report.items)))
@@ -245,7 +246,3 @@ def _time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _memory(megabytes: float) -> str:
-    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"

@@ -1,6 +1,7 @@
 """Models on disk: adapters in, one plain Hugging Face folder out."""
 
 import shutil
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ def add_lora(
         task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if reward else None,
     )
-    # peft draws from the global generator, which is borrowed for that.
-    with torch.random.fork_rng(devices=[]):
+    # peft draws from the global generator, which is borrowed for that; and peft 0.21 asks
+    # transformers 5 for something by its old name, of which the user need not hear.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         torch.manual_seed(int(generator(seed, "lora").integers(2**63)))
         model.network = get_peft_model(model.network, config)
     # peft does so for the adapters, but not for the head.

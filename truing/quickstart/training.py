@@ -137,7 +137,11 @@ def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
 
 
 def unbrake(folder: Path, plan: Plan, watch: Watch) -> None:
-    """PPO without a KL penalty and in a hurry, on purpose: a warning, not a model to use."""
+    """PPO without a KL penalty and in a hurry, on purpose: a warning, not a model to use.
+
+    It trusts the returns (``lam`` 1): a critic that has seen so few rollouts misleads a policy that
+    nothing holds, and the score itself would collapse before it is gamed.
+    """
     steady: dict[str, Any] = ROLLOUTS | {"lr_scheduler_type": "constant"}
     config = PpoConfig(
         **steady,
@@ -147,7 +151,8 @@ def unbrake(folder: Path, plan: Plan, watch: Watch) -> None:
         reward=[str(folder / "reward")],
         max_steps=plan.unbraked,
         num_ppo_epochs=2,
-        learning_rate=2.5e-4,
+        learning_rate=3e-4,
+        lam=1.0,
         kl_coef=0.0,
         log_completions_steps=4,
         seed=plan.seed,

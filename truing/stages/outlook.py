@@ -111,5 +111,6 @@ def announce(
     else:
         console.say(
             f"{ahead.rows} rows, {ahead.steps} steps of about {ahead.tokens_per_step:.0f} tokens, "
-            f"{ahead.trainable:,} of {ahead.parameters:,} parameters to train"
+            f"{ahead.trainable:,} of {ahead.parameters:,} parameters to train, about "
+            f"{console.memory(ahead.memory_mb)} of memory"
         )

@@ -136,6 +136,7 @@ def opened(
         seed=config.seed,
         parents=parents,
         threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",
     )
     with run:
         if config.report_to:
@@ -313,6 +314,8 @@ def close(
         "peak_mb": round(peak),
         "weight_version": model.version,
     }
+    if accelerator.device.type == "cuda":
+        summary["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
     run.finish(summary)
     run.final_table(f"{run.info['stage']} finished", summary)
     return run
