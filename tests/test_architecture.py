@@ -20,7 +20,7 @@ House = dict[str, str]
 # STAIRS adds what else it may see on its own floor.
 FLOORS = {
     **dict.fromkeys(("algorithms", "stats"), 0),
-    **dict.fromkeys(("config", "console", "keys", "retired", "run"), 1),
+    **dict.fromkeys(("config", "console", "keys", "lineage", "retired", "run"), 1),
     **dict.fromkeys(("settings", "settings_judging", "settings_online"), 1),
     **dict.fromkeys(("data", "models"), 2),
     **dict.fromkeys(("generation", "rewards"), 3),
@@ -33,14 +33,14 @@ STAIRS = {
     "settings": ("config", "retired"),
     "settings_judging": ("config", "settings"),
     "settings_online": ("config", "retired", "settings"),
-    "run": ("config", "console"),
+    "run": ("config", "console", "lineage"),
     "models": ("data",),
     "rewards": ("generation",),
     "__main__": ("cli",),
 }
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
-    *("cli", "config", "console", "keys", "run", "settings", "stats.ratings"),
+    *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings"),
     *("settings_judging", "settings_online"),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),

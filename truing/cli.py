@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(args)
-    except KeyboardInterrupt:
-        console.say("stopped", error=True)
+    except KeyboardInterrupt as stop:
+        console.say(str(stop) or "stopped", error=True)
         return 130
     except BrokenPipeError:
         # The reader has gone (`truing --help | head`); what Python still holds goes nowhere.

@@ -91,15 +91,21 @@ _ADVICE: list[tuple[str, str]] = [
         "report_to names the trackers; their own environment variables set the rest",
     ),
     (
-        "save_strategy save_steps save_total_limit save_only_model save_safetensors "
-        "save_on_each_node enable_jit_checkpoint restore_callback_states_from_checkpoint "
-        "load_best_model_at_end metric_for_best_model greater_is_better",
-        "the model is written once, at the end of the run, as safetensors",
+        "save_strategy save_only_model save_safetensors save_on_each_node enable_jit_checkpoint "
+        "restore_callback_states_from_checkpoint",
+        "save_steps says how often; a checkpoint holds all that a run needs to go on, as "
+        "safetensors, and the model itself is written at the end",
+    ),
+    (
+        "load_best_model_at_end",
+        "metric_for_best_model does so by itself: the model that is written is that of its best "
+        "step",
     ),
     (
         "resume_from_checkpoint ignore_data_skip overwrite_output_dir",
-        "a run never overwrites or continues another: give a new output_dir, and the folder of "
-        "the earlier run as model_name_or_path to go on from its model",
+        "the same command with the same output_dir goes on with a run that was stopped, from its "
+        "last checkpoint; a finished run is never overwritten: give a new output_dir, and its "
+        "folder as model_name_or_path to go on from its model",
     ),
     (
         "push_to_hub hub_model_id hub_token hub_strategy hub_private_repo hub_revision "

@@ -4,83 +4,44 @@
     run.json        stage, status, seed, versions, revision, machine, parents with hashes, summary
     metrics.jsonl   one line per logged step
     samples.jsonl   completions of fixed prompts, one line each
+    checkpoints/    while it is unfinished: what it needs to go on
 
-Only the first process of a distributed run writes; the others hold a silent ``Run``.
+The same command on the folder of a run that was stopped goes on with it. Only the first process of
+a distributed run writes; the others hold a silent ``Run``.
 """
 
-import hashlib
+import fcntl
 import json
 import math
 import os
 import platform
 import subprocess
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
+import yaml
 from pydantic import BaseModel
 
 from truing import console
 from truing.config import to_yaml
+from truing.lineage import Parent
 
-# What a run says about itself; never part of the hash of what it made.
-RECORDS = ("config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "trackers")
+_LOGS = ("metrics.jsonl", "samples.jsonl")
+# Settings that say how to go on, not what to do.
+_ABOUT_RESUMING = ("output_dir", "force_resume", "dry_run")
 _PACKAGES = ("truing", "torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
 
 
 # Anything that wants the metrics as well, such as a wrapper around ``Accelerator.log``.
 Tracker = Callable[[int, Mapping[str, float]], object]
-
-
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_folder(folder: str | Path, leave_out: Iterable[str] = ()) -> str:
-    """SHA-256 over the sorted relative names and the contents of all files in a folder.
-
-    ``leave_out`` names files or folders at the top that do not count.
-    """
-    root, digest, hidden = Path(folder), hashlib.sha256(), set(leave_out)
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    for name in names:
-        if name.split("/")[0] not in hidden:
-            digest.update(f"{name}\0{hash_file(root / name)}\n".encode())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Parent:
-    """Something that a run was made from.
-
-    ``role`` is what it was used as: ``policy``, ``reference``, ``dataset``, ``reward``, ...
-    ``sha256`` is None for what has no files here (a hub name).
-    """
-
-    role: str
-    path: str
-    sha256: str | None
-    name: str
-
-    @classmethod
-    def of(cls, role: str, source: str | Path) -> "Parent":
-        """The parent behind a file, a folder (a run folder's own records left out) or a name."""
-        path = Path(source)
-        if path.is_file():
-            return cls(role, str(path.resolve()), hash_file(path), path.name)
-        if path.is_dir():
-            leave_out = RECORDS if (path / "run.json").is_file() else ()
-            digest = hash_folder(path, leave_out)
-            return cls(role, str(path.resolve()), digest, path.resolve().name)
-        return cls(role, str(source), None, str(source))
 
 
 class Run:
@@ -96,6 +57,8 @@ class Run:
         self.writes = writes
         self._trackers: list[Tracker] = []
         self._every = 10
+        self._began, self._spent = time.time(), 0.0
+        self._release: Callable[[], object] = lambda: None
 
     @classmethod
     def create(
@@ -109,10 +72,11 @@ class Run:
         threads: int | None = None,
         device: str = "cpu",
     ) -> Self:
-        """Make the folder and write config.yaml and run.json.
+        """Make the folder and write config.yaml and run.json, or go on in an unfinished run's.
 
         ``threads``, ``device``: on what it computes; sums, and so the last digits, depend on that.
-        Raises ValueError where the folder already holds something: nothing is ever overwritten.
+        Raises ValueError where the folder holds something else, where another process runs there,
+        and where settings or parents are others than they were, unless ``config.force_resume``.
         """
         path = Path(output_dir)
         run = cls(path, {}, writes=os.environ.get("RANK", "0") == "0")
@@ -129,11 +93,63 @@ class Run:
             "machine": _machine(threads, device),
         }
         if run.writes:
-            _refuse_used(path)
+            before = _unfinished(path, stage)
             path.mkdir(parents=True, exist_ok=True)
+            # Given back at the end, or with the object, or with the process.
+            run._release = weakref.finalize(run, os.close, _locked(path))
+            try:
+                if before:
+                    run._go_on(before, config)
+            except ValueError:
+                run._release()
+                raise
             (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
             run._save()
         return run
+
+    def _go_on(self, before: dict[str, Any], config: BaseModel) -> None:
+        """Take over what an unfinished run knew of itself, and say what is different now."""
+        changed = _changes(self.path, before, self.info, config)
+        if changed and not getattr(config, "force_resume", False):
+            raise ValueError(
+                f"{self.path} holds an unfinished run that began otherwise:\n"
+                + "\n".join(changed)
+                + "\nSet that back to go on with it, give another --output-dir for a new run, or "
+                "--force-resume to go on with what is new"
+            )
+        for line in changed:
+            console.say(f"[yellow]going on with another {console.plain(line)}[/yellow]")
+        other = {k: self.info[k] for k in ("versions", "machine") if before[k] != self.info[k]}
+        if other:
+            console.say(
+                f"[yellow]{' and '.join(other)} differ from those it began with: the last digits "
+                "may, too[/yellow]"
+            )
+        note = {"at": _now(), "git": self.info["git"], "changed": changed, **other}
+        kept = {k: before[k] for k in ("created", "git", "versions", "machine")}
+        self.info |= kept | {"resumed": [*before.get("resumed", []), note]}
+        self._spent = float(before.get("seconds", 0.0))
+
+    def rewind(self, sizes: Mapping[str, int]) -> None:
+        """Forget the lines logged after `sizes` was asked, for they will come again."""
+        for name in _LOGS if self.writes else ():
+            file, size = self.path / name, sizes.get(name, 0)
+            if not file.exists():
+                continue
+            if file.stat().st_size < size:
+                console.say(f"[yellow]{console.plain(str(file))} has lost lines[/yellow]")
+                continue
+            os.truncate(file, size)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each log so far, which are then on the disk."""
+        found: dict[str, int] = {}
+        for name in _LOGS:
+            if (self.path / name).exists():
+                with open(self.path / name, "rb") as file:
+                    os.fsync(file.fileno())
+                found[name] = (self.path / name).stat().st_size
+        return found
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -213,15 +229,21 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            self._close("stopped")
+        elif error is not None:
             self._close("failed", error=f"{type(error).__name__}: {error}")
         elif self.info["status"] == "running":
             self.finish({})
 
     def _close(self, status: str, **more: Any) -> None:
-        seconds = time.time() - datetime.fromisoformat(self.info["created"]).timestamp()
+        seconds = self._spent + time.time() - self._began
+        self.info.pop("error", None)
         self.info |= {"status": status, "closed": _now(), "seconds": round(seconds, 1), **more}
         self._save()
+        if self.writes:
+            (self.path / "lock").unlink(missing_ok=True)
+        self._release()
 
     def _save(self) -> None:
         if self.writes:
@@ -254,17 +276,60 @@ def write_json(path: str | Path, figures: object) -> None:
     os.replace(draft, path)
 
 
-def _refuse_used(path: Path) -> None:
+def _unfinished(path: Path, stage: str) -> dict[str, Any] | None:
+    """run.json of the unfinished run of this stage in a folder; None where there is nothing yet.
+
+    Raises ValueError for a folder that holds anything else.
+    """
     if path.exists() and not path.is_dir():
         raise ValueError(f"output_dir {path} is a file; give the name of a new folder")
-    if not path.is_dir() or not any(path.iterdir()):
-        return
+    # A run that was killed while it began has left no more than these.
+    if not path.is_dir() or {p.name for p in path.iterdir()} <= {"lock", "config.yaml"}:
+        return None
     info = Run.open(path).info if (path / "run.json").is_file() else None
+    if info and info["stage"] == stage and info["status"] != "finished":
+        return info
     held = f"a {info['stage']} run ({info['status']})" if info else "files"
     raise ValueError(
         f"output_dir {path} already holds {held}, and a run never overwrites. "
         "Give another --output-dir, or remove the folder if you do not need it"
     )
+
+
+def _locked(path: Path) -> int:
+    """The handle of a lock on the folder, which ends with this process at the latest.
+
+    Raises ValueError where another run has it.
+    """
+    lock = os.open(path / "lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ValueError(
+            f"another process runs in {path}: wait for it, stop it, or give another --output-dir"
+        ) from None
+    return lock
+
+
+def _changes(
+    path: Path, before: Mapping[str, Any], now: Mapping[str, Any], config: BaseModel
+) -> list[str]:
+    """What differs from an unfinished run, a line each: settings, and what it was made from."""
+    was = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    new = config.model_dump(mode="json")
+    found = [
+        f"{name}: was {console.show(was.get(name))}, is {console.show(new[name])}"
+        for name in new
+        if name not in _ABOUT_RESUMING and was.get(name) != new[name]
+    ]
+    old, made_from = (
+        {(p["role"], p["path"]): p["sha256"] for p in info["parents"]} for info in (before, now)
+    )
+    for role, place in sorted({*old, *made_from}):
+        if old.get((role, place), "") != made_from.get((role, place), ""):
+            found.append(f"{role} {place}: it is not what it was")
+    return found
 
 
 def _plain(value: Any) -> Any:

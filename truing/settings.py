@@ -23,8 +23,8 @@ class RunTopic(Topic):
     """Run: folder, seed, logs; a step is an optimiser step, of ppo and rloo a whole rollout"""
 
     output_dir: str = Field(
-        description="Folder that the run creates for its model, settings, metrics and samples. "
-        "It must not exist yet, or be empty."
+        description="Folder that the run creates for its model, settings, metrics and samples: "
+        "a new one, or that of a run that was stopped, which then goes on."
     )
     seed: int = Field(
         0, ge=0, description="Seed of every random draw. Same seed, same numbers (same machine)."
@@ -57,6 +57,40 @@ class RunTopic(Topic):
         default = type(self).model_fields["num_completions_to_print"].default
         if self.num_completions_to_print != default and not looks:
             raise ValueError("num_completions_to_print has no effect without log_completions_steps")
+        return self
+
+
+class SaveTopic(Topic):
+    """Checkpoints: to go on exactly where a run stopped, by the same command again"""
+
+    save_steps: int = Field(
+        100,
+        ge=0,
+        description="Steps between checkpoints. 0: only when the run is stopped (Ctrl-C, SIGTERM).",
+    )
+    save_total_limit: int = Field(
+        2,
+        ge=1,
+        description="Most checkpoints that are kept, the last ones; that of the best step comes "
+        "on top.",
+    )
+    metric_for_best_model: str | None = Field(
+        None,
+        description="A metric as in metrics.jsonl, such as eval_loss: the model that is written at "
+        "the end is that of the step where it was best. None: that of the last step.",
+    )
+    greater_is_better: bool | None = Field(
+        None, description="Which way that metric is good. None: down if its name ends with loss."
+    )
+    force_resume: bool = Field(
+        False,
+        description="Go on in a folder whose settings or data were others; what differs is said.",
+    )
+
+    @model_validator(mode="after")
+    def _best_by_a_metric(self) -> Self:
+        if self.greater_is_better is not None and self.metric_for_best_model is None:
+            raise ValueError("greater_is_better has no effect without metric_for_best_model")
         return self
 
 
@@ -264,7 +298,9 @@ class CommandTopic(Topic):
     advice: ClassVar[Mapping[str, str]] = RETIRED
 
 
-class TrainingConfig(RunTopic, ModelTopic, DataTopic, OptimTopic, LoraTopic, CommandTopic):
+class TrainingConfig(
+    RunTopic, SaveTopic, ModelTopic, DataTopic, OptimTopic, LoraTopic, CommandTopic
+):
     """What every training stage asks for."""
 
 

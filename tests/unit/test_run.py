@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from truing import console
-from truing.run import RECORDS, Parent, Run, hash_file, hash_folder, write_json
+from truing.lineage import RECORDS, Parent, hash_file, hash_folder
+from truing.run import Run, write_json
 from truing.settings import QuickstartConfig, SftConfig
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
@@ -80,7 +81,8 @@ def test_a_parent_run_is_hashed_without_its_records(tmp_path: Path) -> None:
     (run.path / "trackers" / "events").write_bytes(b"t")
     run.finish({"loss": 1.0})
     assert Parent.of("policy", run.path) == before
-    assert {path.name for path in run.path.iterdir()} == {*RECORDS, "model.safetensors"}
+    there = {path.name for path in run.path.iterdir()}
+    assert there == {*RECORDS, "model.safetensors"} - {"checkpoints", "lock"}
     (run.path / "model.safetensors").write_bytes(b"abd")
     assert Parent.of("policy", run.path) != before
 
@@ -130,7 +132,7 @@ def test_how_runs_end(tmp_path: Path) -> None:
     assert (info["status"], info["error"]) == ("failed", "ZeroDivisionError: division by zero")
     with pytest.raises(KeyboardInterrupt), make(tmp_path / "stopped"):
         raise KeyboardInterrupt
-    assert Run.open(tmp_path / "stopped").info["status"] == "failed"
+    assert Run.open(tmp_path / "stopped").info["status"] == "stopped"
 
 
 def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
@@ -142,9 +144,14 @@ def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    make(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"already holds a sft run \(running\).*--output-dir"):
+    held = make(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"another process runs in .*--output-dir"):
         make(tmp_path / "empty")
+    held.finish({})
+    with make(tmp_path / "done"):
+        pass
+    with pytest.raises(ValueError, match=r"already holds a sft run \(finished\).*--output-dir"):
+        make(tmp_path / "done")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(ValueError, match="already holds files, and a run never overwrites"):

@@ -14,12 +14,12 @@ from truing import console
 from truing.data.batch import Encoder, Layout, Tokens
 from truing.data.formats import Dataset, load
 from truing.data.schema import Demonstration, Prompt
+from truing.lineage import Parent
 from truing.models.actor import ActorCritic, shared_head
 from truing.models.heads import ValueModel, load_value_model
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp
 from truing.rewards import ModelReward, Reward, load_reward, score
-from truing.run import Parent
 from truing.stages import setup
 from truing.stages.preference import reference_policy
 from truing.stages.rollout import Prompted, encode_prompts

@@ -3,7 +3,7 @@
 What outlives a rollout lives here: the KL coefficient and the running moments of scores.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -173,3 +173,8 @@ class Estimator:
     def state(self) -> dict[str, Any]:
         """What a later run would have to know to go on."""
         return {"kl_controller": self.controller._asdict(), "scores": self.moments._asdict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.controller = KLController(**state["kl_controller"])
+        self.moments = Moments(**state["scores"])

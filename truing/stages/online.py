@@ -33,9 +33,11 @@ from truing.run import Run, write_json
 from truing.settings_online import OnlineConfig, PpoConfig, RlooConfig
 from truing.stages import outlook, setup
 from truing.stages.casting import Cast, casting
+from truing.stages.driving import drive
 from truing.stages.estimate import Estimator, Lesson, Recipe, by_group, by_token
+from truing.stages.learner import Batch, Learner, Part, Sums, stat
 from truing.stages.rollout import Collector, Episode
-from truing.stages.trainer import Batch, Learner, Part, Step, Sums, endless, rows_per_step, stat
+from truing.stages.trainer import Step, endless, rows_per_step
 
 RECIPES = {
     "ppo": Recipe("PPO", by_token, critic=True),
@@ -134,7 +136,7 @@ class Online:
         self, accelerator: Accelerator, cast: Cast, config: OnlineConfig, recipe: Recipe, run: Run
     ) -> None:
         self.accelerator, self.cast, self.config, self.run = accelerator, cast, config, run
-        self.step = 0
+        self.total, self.step = config.max_steps, 0
         self.collector = Collector(
             accelerator,
             cast.actor,
@@ -154,16 +156,19 @@ class Online:
             seed=config.seed,
             rates={"critic.": rate} if rate else None,
         )
-        self.ptx = endless(len(cast.ptx), seed=config.seed, shuffle=True)
+        self.ptx, self.reminded = endless(len(cast.ptx), seed=config.seed, shuffle=True), 0
 
-    def rollouts(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Step]:
         """Play and learn; yields after every rollout has been learnt from."""
         config, prompts = self.config, self.cast.prompts
         episodes_each = rows_per_step(config, self.accelerator.num_processes)
+        each = episodes_each // config.group
         order = endless(len(prompts), seed=config.seed, shuffle=config.shuffle_dataset)
-        drawn, began = 0, time.perf_counter()
-        for self.step in range(1, config.max_steps + 1):
-            chosen = [prompts[i] for i in islice(order, episodes_each // config.group)]
+        before, began = self.step, time.perf_counter()
+        order, drawn = islice(order, before * each, None), before * each
+        while self.step < self.total:
+            self.step += 1
+            chosen = [prompts[i] for i in islice(order, each)]
             # Keyed by when it is drawn: a prompt that comes again gets other numbers.
             chosen = [p._replace(key=drawn + i) for i, p in enumerate(chosen)]
             drawn += len(chosen)
@@ -182,10 +187,18 @@ class Online:
             if self.run.writes:
                 write_json(self.run.path / STATE, self.estimator.state())
             total = self.step * episodes_each
-            pace = int(total / (time.perf_counter() - began))
+            pace = int((total - before * episodes_each) / (time.perf_counter() - began))
             counters = {"episode": float(total), "eps": float(pace)}
             metrics = {**figures, **learnt, **self.collector.seconds}
             yield Step(self.step, drawn / len(prompts), metrics, counters)
+
+    def state(self) -> dict[str, Any]:
+        return {**self.estimator.state(), "reminded": self.reminded}
+
+    def restore(self, step: int, state: Mapping[str, Any]) -> None:
+        self.step = step
+        self.estimator.restore(state)
+        self.reminded = sum(1 for _ in islice(self.ptx, state["reminded"]))
 
     def learn(self, lessons: Sequence[Lesson]) -> dict[str, float]:
         """All passes over a rollout, in a new order each; means over the optimiser steps."""
@@ -207,6 +220,7 @@ class Online:
         if not self.cast.ptx:
             return []
         rows = [self.cast.ptx[i] for i in islice(self.ptx, episodes * self.config.ptx_ratio)]
+        self.reminded += len(rows)
         return [(Pretraining(self.config.ptx_coef), rows)]
 
     def assess(self) -> dict[str, float]:
@@ -286,10 +300,9 @@ def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> 
         for model in (cast.actor, *cast.onlookers):
             model.to(accelerator.device)
         play = Online(accelerator, cast, planned, recipe, run)
-        figures = setup.drive(
+        figures = drive(
             run,
-            play.rollouts(),
-            planned.max_steps,
+            play,
             planned,
             assess=play.assess if cast.held_out else None,
             look=partial(watched, watch, policy) if watch else play.look,

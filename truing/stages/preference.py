@@ -17,13 +17,15 @@ from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
 from truing.data.schema import Comparison, unfinished
+from truing.lineage import Parent
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp, sequence_logps
-from truing.run import Parent, Run
+from truing.run import Run
 from truing.settings import DpoConfig
 from truing.settings_online import OnlineConfig
 from truing.stages import outlook, setup
-from truing.stages.trainer import Batch, Place, Sums, stat
+from truing.stages.driving import fit
+from truing.stages.learner import Batch, Place, Sums, stat
 
 
 class Recipe(NamedTuple):
@@ -138,7 +140,7 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | None:
         del reference
         prompts = [c.prompt for c in (held_out or dataset).rows]
         look = setup.looker(run, policy, encoder, prompts, config)
-        figures = setup.fit(
+        figures = fit(
             run,
             accelerator,
             policy,

@@ -20,12 +20,14 @@ from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import SIMULATED, DataError, Dataset, load
 from truing.data.schema import Demonstration, Ranking
+from truing.lineage import Parent
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.loading import Loading
-from truing.run import Parent, Run
+from truing.run import Run
 from truing.settings import RewardConfig
 from truing.stages import outlook, setup
-from truing.stages.trainer import Batch, Place, Sums, stat
+from truing.stages.driving import fit
+from truing.stages.learner import Batch, Place, Sums, stat
 from truing.stats.ratings import numbered, rate
 
 # Reference responses read for the shift: the mean is then known to 1 / sqrt(1000) of their spread.
@@ -137,7 +139,7 @@ def run(config: RewardConfig) -> Run | None:
     if config.dry_run:
         return None
     with setup.opened(config, "reward", dataset, held_out, reference.parents) as (run, accelerator):
-        figures: dict[str, Any] = setup.fit(
+        figures: dict[str, Any] = fit(
             run,
             accelerator,
             model,

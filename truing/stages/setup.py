@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +19,12 @@ from truing.data.formats import DataError, Dataset, load, splits
 from truing.data.schema import Record
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
+from truing.lineage import Parent
 from truing.models.checkpoint import add_lora, export
 from truing.models.model import Model, Policy
-from truing.run import Parent, Run
+from truing.run import Run
 from truing.settings import TrainingConfig
-from truing.stages.trainer import Objective, Step, evaluate, total_steps, train
+from truing.stages.keeping import discard
 
 R = TypeVar("R", bound=Record)
 Row = TypeVar("Row")
@@ -183,83 +183,6 @@ def accelerated(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def fit(
-    run: Run,
-    accelerator: Accelerator,
-    model: Model,
-    rows: Sequence[Row],
-    objective: Objective[Row],
-    config: TrainingConfig,
-    *,
-    held_out: Sequence[Row] = (),
-    look: Callable[[], Mapping[str, float]] | None = None,
-) -> dict[str, float]:
-    """Drive the loop: log, evaluate, look at samples. Returns the last metrics.
-
-    ``look`` is called before the first step, every ``log_completions_steps`` and after the last;
-    what it returns is logged.
-    """
-    steps = total_steps(len(rows), config, accelerator.num_processes)
-    size = config.per_device_eval_batch_size
-    loop = train(
-        accelerator,
-        model,
-        rows,
-        objective,
-        config,
-        seed=config.seed,
-        shuffle=config.shuffle_dataset,
-    )
-    evaluation = partial(evaluate, accelerator, model, held_out, objective, size)
-    return drive(run, loop, steps, config, assess=evaluation if held_out else None, look=look)
-
-
-def drive(
-    run: Run,
-    loop: Iterator[Step],
-    steps: int,
-    config: TrainingConfig,
-    *,
-    assess: Callable[[], Mapping[str, float]] | None = None,
-    look: Callable[[], Mapping[str, float]] | None = None,
-    shown: str = "loss",
-) -> dict[str, float]:
-    """Run a loop to its end, logging what it yields; ``shown`` is the metric beside the bar.
-
-    ``assess`` is called every ``eval_steps`` and after the last step, ``look`` before the first
-    too. Returns the last metrics.
-    """
-    window: list[dict[str, float]] = []
-    last: dict[str, float] = {}
-    every = config.log_completions_steps
-
-    def log(step: int, figures: Mapping[str, float]) -> None:
-        if figures:
-            run.log(step, figures)
-
-    if look and every:
-        log(0, look())
-    with run.progress(steps, run.info["stage"]) as bar:
-        for step in loop:
-            window.append(step.metrics)
-            bar.advance({shown: step.metrics[shown]})
-            if step.step % config.logging_steps == 0 or step.step == steps:
-                mean = {k: sum(m[k] for m in window) / len(window) for k in window[-1]}
-                mean |= {k: v for k, v in step.metrics.items() if k in ("learning_rate", "lr")}
-                line = mean | step.counters | {"epoch": step.epoch}
-                last |= line
-                run.log(step.step, line)
-                window = []
-            due = config.eval_steps and step.step % config.eval_steps == 0
-            if assess and (due or step.step == steps):
-                figures = assess()
-                run.log(step.step, figures)
-                last |= figures
-            if look and every and (step.step % every == 0 or step.step == steps):
-                log(step.step, look())
-    return last
-
-
 def looker(
     run: Run, policy: Policy, encode: Encoder, prompts: Sequence[Any], config: TrainingConfig
 ) -> Callable[[], Mapping[str, float]]:
@@ -317,5 +240,7 @@ def close(
     if accelerator.device.type == "cuda":
         summary["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
     run.finish(summary)
+    if run.writes:
+        discard(run.path)
     run.final_table(f"{run.info['stage']} finished", summary)
     return run

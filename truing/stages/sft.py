@@ -13,7 +13,8 @@ from truing.models.model import load_policy, logp
 from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import outlook, setup
-from truing.stages.trainer import Batch, Sums
+from truing.stages.driving import fit
+from truing.stages.learner import Batch, Sums
 
 # A packed row is at least this long (tokens), so that short rows share one.
 ROW = 512
@@ -76,7 +77,7 @@ def run(config: SftConfig) -> Run | None:
     with setup.opened(config, "sft", dataset, held_out) as (run, accelerator):
         prompts = [d.prompt for d in (held_out or dataset).rows]
         look = setup.looker(run, policy, encoder, prompts, config)
-        figures = setup.fit(
+        figures = fit(
             run,
             accelerator,
             policy,

@@ -10,10 +10,10 @@ import torch
 from tests.conftest import tiny_folder
 from tests.online import cast_of, column, louder, played, ran, reward_model
 from truing.config import ConfigError
+from truing.lineage import Parent
 from truing.models.heads import ValueModel
 from truing.models.model import load_policy, logp
 from truing.rewards import ModelReward
-from truing.run import Parent
 from truing.stages import online
 
 Write = Callable[..., str]

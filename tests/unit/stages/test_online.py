@@ -76,7 +76,7 @@ def test_a_prompt_that_comes_again_is_answered_anew(make: Make) -> None:
     seen: list[Episode] = []
     collect = play.collector.collect
     play.collector.collect = lambda *a, **k: seen.extend(collect(*a, **k)) or seen[-12:]
-    list(play.rollouts())
+    list(play.steps())
     by_prompt: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
     for e in seen:
         by_prompt.setdefault(e.prompt.ids, set()).add(e.tokens.response)

@@ -95,7 +95,7 @@ def test_the_coefficient_is_kept_after_every_rollout_and_told_to_the_next_run(
     adaptive = {"kl_target": 5.0, "kl_horizon": 100.0}
     play, _ = played(make("ppo", max_steps=2, **adaptive))
     kept: list[float] = []
-    for _ in play.rollouts():
+    for _ in play.steps():
         state = json.loads((play.run.path / "state.json").read_text())
         assert state["kl_controller"]["coef"] == play.estimator.controller.coef
         assert state["scores"]["seen"] == 16 * len(kept) + 16
@@ -142,7 +142,7 @@ def test_so_many_pretraining_rows_come_with_each_episode(
         return learn(*parts)
 
     monkeypatch.setattr(play.learner, "learn", spied)
-    next(play.rollouts())
+    next(play.steps())
     # Sixteen episodes in two parts, four times over.
     assert seen == [[8 * ratio, 8]] * 8
 

@@ -12,12 +12,12 @@ from tests.conftest import tiny_network
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import load
 from truing.data.schema import Comparison
+from truing.lineage import Parent
 from truing.models.model import load_policy, logp, sequence_logps
-from truing.run import Parent
 from truing.settings import DpoConfig
 from truing.stages import preference
+from truing.stages.learner import Batch
 from truing.stages.preference import RECIPES, Pair, Preference, encode_pairs, with_reference
-from truing.stages.trainer import Batch
 
 Write = Callable[..., str]
 Settings = Callable[..., Any]

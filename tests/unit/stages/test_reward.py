@@ -11,10 +11,10 @@ from truing.algorithms import bradley_terry
 from truing.data.batch import Encoder, Tokens
 from truing.data.formats import load
 from truing.data.schema import Demonstration, Ranking
+from truing.lineage import Parent
 from truing.models.heads import load_reward_model, sequence_scores
 from truing.models.model import load_policy
 from truing.rewards import load_reward, score
-from truing.run import Parent
 from truing.settings import RewardConfig, SftConfig
 from truing.stages import reward, sft
 from truing.stages.reward import (

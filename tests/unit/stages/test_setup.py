@@ -15,10 +15,12 @@ from accelerate.utils import DistributedType
 from truing.data.batch import Encoder, Tokens
 from truing.data.formats import DataError, Dataset, load
 from truing.data.schema import Demonstration
+from truing.lineage import Parent
 from truing.models.model import Policy, load_policy
-from truing.run import Parent, Run
+from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import outlook, setup, sft
+from truing.stages.driving import fit
 from truing.stages.sft import Imitation
 
 Write = Callable[..., str]
@@ -227,7 +229,7 @@ def test_logs_are_means_over_their_window(
 
     run = Run.create(tmp_path / "r", stage="sft", config=config, seed=0)
     with run:
-        last = setup.fit(
+        last = fit(
             run, Accelerator(cpu=True), policy, ROWS, Imitation(config), config,
             held_out=ROWS[:2], look=look,
         )  # fmt: skip

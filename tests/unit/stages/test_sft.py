@@ -17,8 +17,9 @@ from truing.data.formats import load
 from truing.data.schema import Demonstration, Message
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
+from truing.lineage import Parent, hash_file
 from truing.models.model import load_policy
-from truing.run import Parent, Run, hash_file
+from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import sft
 

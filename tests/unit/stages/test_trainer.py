@@ -20,11 +20,12 @@ from truing.models.heads import load_reward_model
 from truing.models.loading import Loading
 from truing.models.model import Model, load_policy, logp
 from truing.settings import SftConfig
-from truing.stages import trainer
+from truing.stages import learner
+from truing.stages.learner import Batch, evaluate
 from truing.stages.preference import RECIPES, Pair, Preference
 from truing.stages.reward import Ranked, Score
 from truing.stages.sft import Imitation
-from truing.stages.trainer import Batch, Step, evaluate, step_rows, total_steps, train
+from truing.stages.trainer import Step, Training, step_rows, total_steps
 
 DOUBLE = Loading(dtype="float64")
 
@@ -57,7 +58,7 @@ def fit(
     model: Model, rows: Sequence[Any], objective: Any, config: SftConfig, **more: Any
 ) -> list[Step]:
     options: dict[str, Any] = {"seed": 0} | more
-    return list(train(Accelerator(cpu=True), model, rows, objective, config, **options))
+    return list(Training(Accelerator(cpu=True), model, rows, objective, config, **options).steps())
 
 
 def weights(model: Model) -> Tensor:
@@ -143,7 +144,7 @@ def test_it_is_the_loop_that_one_would_write(tiny_double: Path) -> None:
 
 def test_like_lengths_share_a_micro_batch() -> None:
     rows = [Tokens((1,), (2,) * n) for n in (1, 9, 2, 8, 3)]
-    batches = trainer.micro_batches(rows, Imitation(settings()), 2)
+    batches = learner.micro_batches(rows, Imitation(settings()), 2)
     assert [b.layout.ids_RC.shape for b in batches] == [(2, 10), (2, 4), (1, 2)]
 
 
@@ -271,7 +272,7 @@ def test_long_gradients_are_shortened(
 ) -> None:
     policy = load_policy(tiny)
     monkeypatch.setattr(
-        trainer, "make_optimizer", lambda model, *_: torch.optim.SGD(model.parameters(), lr=1.0)
+        learner, "make_optimizer", lambda model, *_: torch.optim.SGD(model.parameters(), lr=1.0)
     )
     config = settings(max_steps=1, max_grad_norm=bound, lr_scheduler_type="constant")
     policy.zero_grad()
@@ -311,7 +312,8 @@ def test_a_gradient_that_is_no_number_changes_nothing(tiny: Path) -> None:
 def test_the_caller_may_stop_and_no_rows_are_refused(tiny: Path) -> None:
     policy = load_policy(tiny)
     config = settings(per_device_train_batch_size=2)
-    loop = train(Accelerator(cpu=True), policy, ROWS, Imitation(config), config, seed=0)
+    training = Training(Accelerator(cpu=True), policy, ROWS, Imitation(config), config, seed=0)
+    loop = training.steps()
     assert [next(loop).step, next(loop).step] == [1, 2]
     loop.close()
     assert policy.version == 2

@@ -1,0 +1,57 @@
+"""What a run was made from: files and folders by their hashes."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+# What a run says about itself, or needs while it runs; never part of the hash of what it made.
+RECORDS = (
+    *("config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "trackers"),
+    *("checkpoints", "lock"),
+)
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_folder(folder: str | Path, leave_out: Iterable[str] = ()) -> str:
+    """SHA-256 over the sorted relative names and the contents of all files in a folder.
+
+    ``leave_out`` names files or folders at the top that do not count.
+    """
+    root, digest, hidden = Path(folder), hashlib.sha256(), set(leave_out)
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    for name in names:
+        if name.split("/")[0] not in hidden:
+            digest.update(f"{name}\0{hash_file(root / name)}\n".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Something that a run was made from.
+
+    ``role`` is what it was used as: ``policy``, ``reference``, ``dataset``, ``reward``, ...
+    ``sha256`` is None for what has no files here (a hub name).
+    """
+
+    role: str
+    path: str
+    sha256: str | None
+    name: str
+
+    @classmethod
+    def of(cls, role: str, source: str | Path) -> "Parent":
+        """The parent behind a file, a folder (a run folder's own records left out) or a name."""
+        path = Path(source)
+        if path.is_file():
+            return cls(role, str(path.resolve()), hash_file(path), path.name)
+        if path.is_dir():
+            leave_out = RECORDS if (path / "run.json").is_file() else ()
+            digest = hash_folder(path, leave_out)
+            return cls(role, str(path.resolve()), digest, path.resolve().name)
+        return cls(role, str(source), None, str(source))

@@ -1,0 +1,205 @@
+"""Driving a loop to its end: what is logged, looked at, evaluated and kept on the way; stopping and
+going on."""
+
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+from accelerate import Accelerator
+
+from truing import console
+from truing.models.model import Model
+from truing.run import Run
+from truing.settings import TrainingConfig
+from truing.stages.keeping import Keeper, Snapshot
+from truing.stages.learner import Objective, evaluate
+from truing.stages.trainer import Loop, Step, Training
+
+Row = TypeVar("Row")
+
+
+class Interrupt:
+    """Ctrl-C or SIGTERM, inside: asks to stop after this step; a second one stops at once."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator, self.flag = accelerator, False
+        # Only the main thread hears signals.
+        here = threading.current_thread() is threading.main_thread()
+        self.signals = (signal.SIGINT, signal.SIGTERM) if here else ()
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self.before = {each: signal.signal(each, self._hear) for each in self.signals}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for each, handler in self.before.items():
+            signal.signal(each, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.flag:
+            raise KeyboardInterrupt
+        self.flag = True
+        console.say(
+            "[yellow]stopping after this step, which will be saved; once more stops at once, and "
+            "the run would go on from its last checkpoint[/yellow]"
+        )
+
+    def asked(self) -> bool:
+        """Whether any process was asked to stop; all of them must ask this together."""
+        if self.accelerator.num_processes == 1:
+            return self.flag
+        flag = torch.tensor(float(self.flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag) > 0)  # pyright: ignore
+
+
+class Tally:
+    """Metrics between two lines of the log, and the last of each."""
+
+    def __init__(self, run: Run, every: int) -> None:
+        self.run, self.every = run, every
+        self.window: list[dict[str, float]] = []
+        self.last: dict[str, float] = {}
+
+    def add(self, step: Step, *, final: bool) -> dict[str, float]:
+        """Take a step's metrics; the line that is logged where one is due, else nothing."""
+        self.window.append(step.metrics)
+        if step.step % self.every and not final:
+            return {}
+        mean = {k: sum(m[k] for m in self.window) / len(self.window) for k in self.window[-1]}
+        mean |= {k: v for k, v in step.metrics.items() if k in ("learning_rate", "lr")}
+        self.window = []
+        return self.log(step.step, mean | step.counters | {"epoch": step.epoch})
+
+    def log(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
+        self.run.log(step, figures)
+        self.last |= figures
+        return dict(figures)
+
+    def state(self) -> dict[str, Any]:
+        return {"window": self.window, "last": self.last, "logs": self.run.sizes()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.window, self.last = list(state["window"]), dict(state["last"])
+        self.run.rewind(state["logs"])
+
+
+def fit(
+    run: Run,
+    accelerator: Accelerator,
+    model: Model,
+    rows: Sequence[Row],
+    objective: Objective[Row],
+    config: TrainingConfig,
+    *,
+    held_out: Sequence[Row] = (),
+    look: Callable[[], Mapping[str, float]] | None = None,
+) -> dict[str, float]:
+    """Train on rows: log, evaluate, look at samples. Returns the last metrics.
+
+    ``look`` is called before the first step, every ``log_completions_steps`` and after the last;
+    what it returns is logged.
+    """
+    loop = Training(
+        accelerator,
+        model,
+        rows,
+        objective,
+        config,
+        seed=config.seed,
+        shuffle=config.shuffle_dataset,
+    )
+    size = config.per_device_eval_batch_size
+    evaluation = partial(evaluate, accelerator, model, held_out, objective, size)
+    return drive(run, loop, config, assess=evaluation if held_out else None, look=look)
+
+
+def drive(
+    run: Run,
+    loop: Loop,
+    config: TrainingConfig,
+    *,
+    assess: Callable[[], Mapping[str, float]] | None = None,
+    look: Callable[[], Mapping[str, float]] | None = None,
+    shown: str = "loss",
+) -> dict[str, float]:
+    """Run a loop from its last checkpoint to its end; ``shown`` is the metric beside the bar.
+
+    ``assess`` is called every ``eval_steps`` and after the last step, ``look`` before the first
+    too. Returns the last metrics. Raises KeyboardInterrupt once it has stopped and saved.
+    """
+    keeper = Keeper(run.path, config, writes=run.writes)
+    tally = Tally(run, config.logging_steps)
+    begun = go_on(run, loop, keeper, tally)
+
+    def due(every: int | None, step: int) -> bool:
+        return bool(every) and step % int(every or 1) == 0
+
+    def looked(step: int) -> None:
+        if look and config.log_completions_steps and (figures := look()):
+            run.log(step, figures)
+
+    if not begun:
+        looked(0)
+    stage = run.info["stage"]
+    with run.progress(loop.total, stage) as bar, Interrupt(loop.learner.accelerator) as interrupt:
+        bar.done = begun
+        for step in loop.steps():
+            number, final = step.step, step.step == loop.total
+            bar.advance({shown: step.metrics[shown]})
+            fresh = tally.add(step, final=final)
+            if assess and (final or due(config.eval_steps, number)):
+                fresh |= tally.log(number, assess())
+            if final or due(config.log_completions_steps, number):
+                looked(number)
+            better, stop = keeper.improves(number, fresh), interrupt.asked() and not final
+            if better or stop or (due(config.save_steps, number) and not final):
+                keeper.save(snapshot(number, loop, tally))
+            if stop:
+                raise KeyboardInterrupt(
+                    f"stopped after step {number} of {loop.total}, which is saved: the same "
+                    "command goes on from there"
+                )
+    return conclude(loop, keeper, tally)
+
+
+def go_on(run: Run, loop: Loop, keeper: Keeper, tally: Tally) -> int:
+    """Bring everything back to the last checkpoint; its step, 0 where there is none."""
+    kept = keeper.latest()
+    if kept is None:
+        run.rewind({})
+        return 0
+    loop.learner.restore(kept.tensors, kept.plain["learner"])
+    loop.restore(kept.step, kept.plain["loop"])
+    tally.restore(kept.plain["tally"])
+    if run.writes:
+        console.say(f"going on after step {kept.step} of {loop.total}")
+    return kept.step
+
+
+def snapshot(step: int, loop: Loop, tally: Tally) -> Snapshot:
+    plain = {"learner": loop.learner.state(), "loop": loop.state(), "tally": tally.state()}
+    return Snapshot(step, loop.learner.tensors(), plain)
+
+
+def conclude(loop: Loop, keeper: Keeper, tally: Tally) -> dict[str, float]:
+    """The last metrics; where a best checkpoint was asked for, its model and the step it is of."""
+    if keeper.config.metric_for_best_model is None:
+        return tally.last
+    if keeper.best is None:
+        raise ValueError(
+            f"metric_for_best_model: no metric {keeper.config.metric_for_best_model!r} was logged; "
+            f"there are {', '.join(sorted(tally.last))}"
+        )
+    best = keeper.load(keeper.best.step)
+    loop.learner.restore_weights(best.tensors, best.plain["learner"])
+    return tally.last | {"best_step": best.step, "best_metric": keeper.best.value}

@@ -1,0 +1,313 @@
+"""One optimiser step: an objective's rows in micro-batches, their gradients, the update.
+
+A stage brings an `Objective`: how rows become a micro-batch, what that micro-batch adds to each
+global denominator, and its loss. The learner owns accumulation, ranks, optimiser and schedule, and
+never learns which algorithm it runs.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from truing.data.batch import Layout, Tokens
+from truing.keys import generator
+from truing.models import precision
+from truing.models.actor import ActorCritic
+from truing.models.memory import release
+from truing.models.model import Model, evaluating
+from truing.settings import OptimTopic
+
+# Optimiser steps between two returns of freed memory to the system.
+TRIM = 10
+Row = TypeVar("Row", contravariant=True)
+# How an objective's responses become a layout: `Model.place`, for one.
+Place = Callable[[Sequence[Tokens]], Layout]
+# A metric on its way: its sum and the count it is a mean over. Ranks and steps just add up.
+Sums = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: its layout and whatever else the objective needs, by name."""
+
+    layout: Layout
+    extra: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> "Batch":
+        extra = {name: value.to(device) for name, value in self.extra.items()}
+        return Batch(self.layout.to(device), extra)
+
+
+class Objective(Protocol[Row]):
+    """What a stage optimises."""
+
+    def length(self, row: Row) -> int:
+        """Tokens of a row; rows of like length share a micro-batch."""
+        ...
+
+    def collate(self, rows: Sequence[Row]) -> Batch: ...
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """What this micro-batch adds to each denominator (scored tokens, pairs, ...)."""
+        ...
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        """This micro-batch's share of the loss, its sums divided by the *global* ``totals``."""
+        ...
+
+
+def make_optimizer(
+    model: nn.Module, config: OptimTopic, rates: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW on what is trainable; vectors (norms, biases) are not decayed.
+
+    ``rates``: learning rates of parts of the model, by the start of their parameters' names.
+    """
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            own = (r for start, r in (rates or {}).items() if name.startswith(start))
+            found.setdefault((next(own, config.learning_rate), p.ndim > 1), []).append(p)
+    groups = [
+        {"params": params, "lr": rate, "weight_decay": config.weight_decay if matrix else 0.0}
+        for (rate, matrix), params in found.items()
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True,
+    )
+
+
+# An objective and its rows of one optimiser step, on all ranks together.
+Part = tuple[Objective[Any], Sequence[Any]]
+
+
+class Learner:
+    """What learns: a model, its optimiser and schedule. `learn` takes one optimiser step.
+
+    ``steps``: the length of the schedule, which the caller drives by ``schedule.step()``.
+    ``rates``: as `make_optimizer` takes them.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Model | ActorCritic,
+        config: OptimTopic,
+        *,
+        steps: int,
+        seed: int,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        self.accelerator, self.model, self.config, self.seed = accelerator, model, config, seed
+        optimizer = make_optimizer(model, config, rates)
+        warmup = config.warmup_steps or round(config.warmup_ratio * steps)
+        self.schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup, steps)
+        if config.gradient_checkpointing:
+            for core in model.cores:
+                # transformers is renaming it and warns at the old name; older ones know no other.
+                enable = getattr(core, "activation_checkpointing_enable", None)
+                (enable or core.gradient_checkpointing_enable)()
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.taken = 0
+
+    def learn(self, *parts: Part) -> dict[str, float]:
+        """One optimiser step on the sum of the parts' losses; its metrics.
+
+        Raises FloatingPointError at a loss or gradient that is not finite.
+        """
+        self.taken += 1
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        size = self.config.per_device_train_batch_size
+        work = [
+            (objective, micro_batches(rows[rank::world], objective, size))
+            for objective, rows in parts
+        ]
+        # Dropout, where there is any, draws from torch's own generator: key that too.
+        key = generator(self.seed, "dropout", self.taken, rank)
+        torch.manual_seed(int(key.integers(2**63)))
+        sums = _accumulate(self.accelerator, self.wrapped, work, self.taken)
+        bound = self.config.max_grad_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), bound)
+        if norm is not None and not math.isfinite(float(norm)):
+            raise FloatingPointError(
+                f"the gradient's norm is {float(norm)} at step {self.taken}: nothing was updated. "
+                "Lower learning_rate, or look for a faulty row"
+            )
+        rate = float(self.schedule.get_last_lr()[0])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.model.version += 1
+        if self.taken % TRIM == 0:
+            release()
+        length = float(norm) if norm is not None else math.nan
+        return {**means(sums), "grad_norm": length, "learning_rate": rate}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it has learnt so far: the trained weights and the optimiser's moments of each."""
+        found: dict[str, Tensor] = {}
+        for name, weight in self._trained():
+            found[f"weights/{name}"] = weight
+            for kind, moment in self.optimizer.state.get(weight, {}).items():
+                found[f"moments/{name}/{kind}"] = moment
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """The rest of what it needs to go on."""
+        return {
+            "taken": self.taken,
+            "version": self.model.version,
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go back to where `tensors` and `state` came from."""
+        self.restore_weights(tensors, state)
+        for name, weight in self._trained():
+            start = f"moments/{name}/"
+            self.optimizer.state[weight] = {
+                # The step counter of a fused AdamW lies beside the weight as well.
+                key[len(start) :]: value.to(weight.device)
+                for key, value in tensors.items()
+                if key.startswith(start)
+            }
+        self.taken = state["taken"]
+        self.schedule.load_state_dict(state["schedule"])
+        for group, rate in zip(
+            self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True
+        ):
+            group["lr"] = rate
+
+    def restore_weights(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """The weights alone, to be written as a model."""
+        with torch.no_grad():
+            for name, weight in self._trained():
+                weight.copy_(tensors[f"weights/{name}"])
+        self.model.version = state["version"]
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+
+def _accumulate(
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    work: Sequence[tuple[Objective[Any], Sequence[Batch]]],
+    number: int,
+) -> Sums:
+    """Forward and backward of one optimiser step's micro-batches; its metrics, over all ranks."""
+    queue = [
+        (objective, batch, totals)
+        for objective, batches in work
+        for totals in [global_totals(accelerator, objective, batches)]
+        for batch in batches
+    ]
+    sums: Sums = {}
+    for i, (objective, batch, totals) in enumerate(queue, start=1):
+        with precision.training(), _synchronised(accelerator, wrapped, i == len(queue)):
+            loss, stats = objective.loss(wrapped, batch.to(accelerator.device), totals)
+            if not bool(torch.isfinite(loss)):
+                raise FloatingPointError(
+                    f"the loss is {float(loss.detach())} at step {number}, micro-batch {i} of "
+                    f"{len(queue)}: nothing was updated. Lower learning_rate, or look for a "
+                    "faulty row"
+                )
+            # DDP averages gradients over ranks; the totals are global already, so undo the
+            # average. This is the only place where the world size enters a loss.
+            accelerator.backward(loss * accelerator.num_processes)
+        add_sums(sums, {"loss": (loss.detach(), torch.zeros_like(loss)), **stats})
+    sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)
+    return gather_sums(accelerator, sums)
+
+
+def _synchronised(accelerator: Accelerator, wrapped: nn.Module, last: bool) -> Any:
+    """Ranks exchange gradients in the last micro-batch of a step only."""
+    return torch.enable_grad() if last else accelerator.no_sync(wrapped)
+
+
+def micro_batches(rows: Sequence[Any], objective: Objective[Any], size: int) -> list[Batch]:
+    """One rank's rows of a step in micro-batches; like lengths together, so less is filling."""
+    ordered = sorted(rows, key=objective.length, reverse=True)
+    return [objective.collate(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+
+
+def global_totals(
+    accelerator: Accelerator, objective: Objective[Any], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """Each denominator over all micro-batches and ranks of one optimiser step."""
+    totals: dict[str, float] = {}
+    for batch in batches:
+        for name, value in objective.counts(batch).items():
+            totals[name] = totals.get(name, 0.0) + value
+    return {
+        name: accelerator.reduce(  # pyright: ignore
+            torch.tensor(value, device=accelerator.device), reduction="sum"
+        )
+        for name, value in totals.items()
+    }
+
+
+def add_sums(into: Sums, more: Sums) -> None:
+    for name, (total, count) in more.items():
+        old = into.get(name)
+        into[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
+
+
+def gather_sums(accelerator: Accelerator, sums: Sums) -> Sums:
+    """The sums of all ranks together."""
+    if accelerator.num_processes == 1:
+        return sums
+    flat = torch.stack([torch.stack([t.float(), c.float()]) for t, c in sums.values()])
+    flat = accelerator.reduce(flat, reduction="sum")
+    return {name: (flat[i, 0], flat[i, 1]) for i, name in enumerate(sums)}  # pyright: ignore
+
+
+def means(sums: Sums) -> dict[str, float]:
+    return {name: float(total) / max(float(count), 1e-12) for name, (total, count) in sums.items()}
+
+
+def stat(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The sum and count of some values, for a metric that is their (weighted) mean."""
+    values = values.detach()
+    if weight is None:
+        return values.sum(), torch.tensor(float(values.numel()), device=values.device)
+    return (values * weight).sum(), weight.sum()
+
+
+def evaluate(
+    accelerator: Accelerator,
+    model: nn.Module,
+    rows: Sequence[Any],
+    objective: Objective[Any],
+    batch_size: int,
+) -> dict[str, float]:
+    """The objective's loss and metrics on held-out rows, named ``eval_...``.
+
+    Raises ValueError for fewer rows than processes: each needs one.
+    """
+    if len(rows) < accelerator.num_processes:
+        raise ValueError(
+            f"{len(rows)} evaluation rows came for {accelerator.num_processes} processes: each "
+            "needs one at least; give more rows or start fewer processes"
+        )
+    mine = list(rows[accelerator.process_index :: accelerator.num_processes])
+    batches = micro_batches(mine, objective, batch_size)
+    totals = global_totals(accelerator, objective, batches)
+    sums: Sums = {}
+    for batch in batches:
+        with evaluating(model), precision.training():
+            loss, stats = objective.loss(model, batch.to(accelerator.device), totals)
+        add_sums(sums, {"loss": (loss, torch.zeros_like(loss)), **stats})
+    sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)
+    return {f"eval_{name}": value for name, value in means(gather_sums(accelerator, sums)).items()}
