@@ -216,6 +216,14 @@ class OptimTopic(Topic):
     max_grad_norm: float = Field(
         1.0, ge=0, description="Longer gradients are shortened to this L2 norm. 0: never."
     )
+    guard_grad_norm: float | None = Field(
+        None, gt=0, description="A gradient longer than this, before it is shortened, is an alarm."
+    )
+    guard_action: Literal["warn", "skip", "stop"] = Field(
+        "warn",
+        description="What an alarm does. warn: say so; skip: do not learn from that step; stop: "
+        "end the run, with the rows in diverged.json.",
+    )
     num_train_epochs: float = Field(
         3.0, gt=0, description="Passes over the training rows; fractions are allowed."
     )
@@ -249,6 +257,9 @@ class OptimTopic(Topic):
             raise ValueError("lr_scheduler_type constant has no warm-up: use constant_with_warmup")
         if self.max_steps == 0:
             raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
+        guards = (self.guard_grad_norm, getattr(self, "guard_kl", None))
+        if self.guard_action != "warn" and guards == (None, None):
+            raise ValueError("guard_action has no effect without a guard, such as guard_grad_norm")
         return self
 
 

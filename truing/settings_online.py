@@ -95,6 +95,12 @@ class KlTopic(Topic):
     kl_horizon: float = Field(
         10_000.0, gt=0, description="Slowness of the adaptive coefficient, in episodes."
     )
+    guard_kl: float | None = Field(
+        None,
+        gt=0,
+        description="A rollout whose KL is above this (nats per response) is an alarm, and "
+        "guard_action says what then.",
+    )
     ref_model_name_or_path: str | None = Field(
         None,
         description="Reference policy. None: the model that training starts from; with LoRA it "
@@ -181,6 +187,12 @@ class OnlineConfig(
         "are trained are no longer those that were sampled by.",
     )
     logging_steps: int = Field(1, ge=1, description="Steps between lines of metrics.")
+    save_steps: int = Field(
+        10,
+        ge=0,
+        description="Rollouts between checkpoints. 0: only when the run is stopped (Ctrl-C, "
+        "SIGTERM).",
+    )
     gradient_accumulation_steps: int = Field(
         1,
         ge=1,

@@ -47,6 +47,10 @@ class ActorCritic(nn.Module):
         return self.policy.core
 
     @property
+    def tokenizer(self) -> Any:
+        return self.policy.tokenizer
+
+    @property
     def cores(self) -> list[Any]:
         """The transformers models in it."""
         critic = [self.critic.core] if isinstance(self.critic, ValueModel) else []

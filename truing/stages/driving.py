@@ -1,22 +1,26 @@
 """Driving a loop to its end: what is logged, looked at, evaluated and kept on the way; stopping and
 going on."""
 
+import math
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from truing import console
+from truing.data.batch import Tokens
 from truing.models.model import Model
-from truing.run import Run
+from truing.run import Run, write_json
 from truing.settings import TrainingConfig
 from truing.stages.keeping import Keeper, Snapshot
-from truing.stages.learner import Objective, evaluate
+from truing.stages.learner import Diverged, Objective, evaluate
 from truing.stages.trainer import Loop, Step, Training
 
 Row = TypeVar("Row")
@@ -75,7 +79,11 @@ class Tally:
         self.window.append(step.metrics)
         if step.step % self.every and not final:
             return {}
-        mean = {k: sum(m[k] for m in self.window) / len(self.window) for k in self.window[-1]}
+        found: dict[str, list[float]] = {}
+        for metrics in self.window:
+            for name, value in metrics.items():
+                found.setdefault(name, []).append(value)
+        mean = {name: sum(values) / len(values) for name, values in found.items()}
         mean |= {k: v for k, v in step.metrics.items() if k in ("learning_rate", "lr")}
         self.window = []
         return self.log(step.step, mean | step.counters | {"epoch": step.epoch})
@@ -151,7 +159,11 @@ def drive(
     if not begun:
         looked(0)
     stage = run.info["stage"]
-    with run.progress(loop.total, stage) as bar, Interrupt(loop.learner.accelerator) as interrupt:
+    with (
+        run.progress(loop.total, stage) as bar,
+        Interrupt(loop.learner.accelerator) as interrupt,
+        explained(run, loop, keeper),
+    ):
         bar.done = begun
         for step in loop.steps():
             number, final = step.step, step.step == loop.total
@@ -170,6 +182,35 @@ def drive(
                     "command goes on from there"
                 )
     return conclude(loop, keeper, tally)
+
+
+@contextmanager
+def explained(run: Run, loop: Loop, keeper: Keeper) -> Iterator[None]:
+    """Write down the rows behind a divergence, and say what is left."""
+    try:
+        yield
+    except Diverged as error:
+        decode = loop.learner.model.tokenizer.decode
+        rows = [shown_row(row, decode) for row in error.rows]
+        rank = loop.learner.accelerator.process_index
+        file = run.path / (f"diverged-{rank}.json" if rank else "diverged.json")
+        write_json(file, {"error": str(error), "terms": error.terms, "rows": rows})
+        last = f"the checkpoint of step {keeper.steps()[-1]} is" if keeper.steps() else "none is"
+        error.args = (f"{error}. Its rows are in {file}; of checkpoints {last} kept",)
+        raise
+
+
+def shown_row(row: Any, decode: Callable[[Any], Any]) -> Any:
+    """A row as texts and numbers; what is not finite by its name."""
+    if isinstance(row, Tokens):
+        return {"prompt": decode(list(row.prompt)), "response": decode(list(row.response))}
+    if isinstance(row, Tensor):
+        return shown_row(row.tolist(), decode)
+    if hasattr(row, "_asdict"):
+        return {name: shown_row(value, decode) for name, value in row._asdict().items()}
+    if isinstance(row, list | tuple):
+        return [shown_row(value, decode) for value in cast(Sequence[Any], row)]
+    return str(row) if isinstance(row, float) and not math.isfinite(row) else row
 
 
 def go_on(run: Run, loop: Loop, keeper: Keeper, tally: Tally) -> int:

@@ -7,7 +7,7 @@ never learns which algorithm it runs.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import get_scheduler
 
+from truing import console
 from truing.data.batch import Layout, Tokens
 from truing.keys import generator
 from truing.models import precision
@@ -34,14 +35,16 @@ Sums = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: its layout and whatever else the objective needs, by name."""
+    """A micro-batch: its layout and whatever else the objective needs, by name; and the rows that
+    it was made from."""
 
     layout: Layout
     extra: Mapping[str, Tensor]
+    rows: Sequence[Any] = ()
 
     def to(self, device: torch.device) -> "Batch":
         extra = {name: value.to(device) for name, value in self.extra.items()}
-        return Batch(self.layout.to(device), extra)
+        return Batch(self.layout.to(device), extra, self.rows)
 
 
 class Objective(Protocol[Row]):
@@ -89,6 +92,15 @@ def make_optimizer(
     )
 
 
+class Diverged(FloatingPointError):
+    """A number that is not finite, or a guard that says stop: what it was of, and the rows that
+    this process was reading."""
+
+    def __init__(self, message: str, terms: Sequence[str], rows: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.terms, self.rows = list(terms), list(rows)
+
+
 # An objective and its rows of one optimiser step, on all ranks together.
 Part = tuple[Objective[Any], Sequence[Any]]
 
@@ -125,7 +137,7 @@ class Learner:
     def learn(self, *parts: Part) -> dict[str, float]:
         """One optimiser step on the sum of the parts' losses; its metrics.
 
-        Raises FloatingPointError at a loss or gradient that is not finite.
+        Raises `Diverged` at a loss or gradient that is not finite, with nothing updated.
         """
         self.taken += 1
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -138,21 +150,41 @@ class Learner:
         key = generator(self.seed, "dropout", self.taken, rank)
         torch.manual_seed(int(key.integers(2**63)))
         sums = _accumulate(self.accelerator, self.wrapped, work, self.taken)
-        bound = self.config.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), bound)
-        if norm is not None and not math.isfinite(float(norm)):
-            raise FloatingPointError(
-                f"the gradient's norm is {float(norm)} at step {self.taken}: nothing was updated. "
-                "Lower learning_rate, or look for a faulty row"
-            )
+        norm, skip = self._bounded(work)
         rate = float(self.schedule.get_last_lr()[0])
+        if skip:
+            self.optimizer.zero_grad()  # without gradients a step changes nothing
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.model.version += 1
+        self.model.version += not skip
         if self.taken % TRIM == 0:
             release()
-        length = float(norm) if norm is not None else math.nan
-        return {**means(sums), "grad_norm": length, "learning_rate": rate}
+        guarded = {} if self.config.guard_grad_norm is None else {"guard/skipped": float(skip)}
+        return {**means(sums), "grad_norm": norm, "learning_rate": rate, **guarded}
+
+    def _bounded(self, work: Sequence[tuple[Any, Sequence[Batch]]]) -> tuple[float, bool]:
+        """Shorten the gradient where it is too long; its length before, and whether the guard says
+        that this step is to be skipped."""
+        found = {n: p.grad for n, p in self._trained() if p.grad is not None}
+        total = nn.utils.get_total_norm(found.values())
+        norm, rows = float(total), [row for _, batches in work for b in batches for row in b.rows]
+        if not math.isfinite(norm):
+            names = [n for n, grad in found.items() if not bool(grad.isfinite().all())]
+            raise Diverged(
+                f"the gradient's norm is {norm} at step {self.taken}, first in "
+                f"{(names or ['the sum'])[0]}: nothing was updated. Lower learning_rate, or look "
+                "for a faulty row",
+                [f"gradient of {name}" for name in names],
+                rows,
+            )
+        if self.config.max_grad_norm:
+            weights = [p for _, p in self._trained()]
+            nn.utils.clip_grads_with_norm_(weights, self.config.max_grad_norm, total)
+        guard = self.config.guard_grad_norm
+        if guard is None or norm <= guard:
+            return norm, False
+        what = f"the gradient's norm is {norm:.4g} at step {self.taken}, above guard_grad_norm"
+        return norm, guarded(self.config, what, ["grad_norm"], rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """What it has learnt so far: the trained weights and the optimiser's moments of each."""
@@ -189,8 +221,21 @@ class Learner:
         ):
             group["lr"] = rate
 
+    def _fits(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise ValueError where a checkpoint is of another model."""
+        ours = {f"weights/{n}": (p.shape, p.dtype) for n, p in self._trained()}
+        kept = {n: (t.shape, t.dtype) for n, t in tensors.items() if n.startswith("weights/")}
+        if ours != kept:
+            odd = sorted(n for n in {*ours, *kept} if ours.get(n) != kept.get(n))
+            raise ValueError(
+                f"the checkpoint trains other weights than this run ({len(odd)} differ, first "
+                f"{odd[0].removeprefix('weights/')}): set the model, dtype and LoRA back to what "
+                "they were, or give another --output-dir"
+            )
+
     def restore_weights(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """The weights alone, to be written as a model."""
+        self._fits(tensors)
         with torch.no_grad():
             for name, weight in self._trained():
                 weight.copy_(tensors[f"weights/{name}"])
@@ -198,6 +243,15 @@ class Learner:
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+
+def guarded(config: OptimTopic, what: str, terms: Sequence[str], rows: Sequence[Any]) -> bool:
+    """What ``guard_action`` says to a guard that was passed: whether to skip; or `Diverged`."""
+    if config.guard_action == "stop":
+        raise Diverged(f"{what}, and guard_action is stop", terms, rows)
+    skip = config.guard_action == "skip"
+    console.say(f"[yellow]{what}{': skipped' if skip else ''}[/yellow]")
+    return skip
 
 
 def _accumulate(
@@ -218,10 +272,13 @@ def _accumulate(
         with precision.training(), _synchronised(accelerator, wrapped, i == len(queue)):
             loss, stats = objective.loss(wrapped, batch.to(accelerator.device), totals)
             if not bool(torch.isfinite(loss)):
-                raise FloatingPointError(
+                terms = [n for n, (total, _) in stats.items() if not bool(total.isfinite())]
+                raise Diverged(
                     f"the loss is {float(loss.detach())} at step {number}, micro-batch {i} of "
-                    f"{len(queue)}: nothing was updated. Lower learning_rate, or look for a "
-                    "faulty row"
+                    f"{len(queue)}{' (' + ', '.join(terms) + ')' if terms else ''}: nothing was "
+                    "updated. Lower learning_rate, or look for a faulty row",
+                    terms or ["loss"],
+                    batch.rows,
                 )
             # DDP averages gradients over ranks; the totals are global already, so undo the
             # average. This is the only place where the world size enters a loss.
@@ -239,7 +296,8 @@ def _synchronised(accelerator: Accelerator, wrapped: nn.Module, last: bool) -> A
 def micro_batches(rows: Sequence[Any], objective: Objective[Any], size: int) -> list[Batch]:
     """One rank's rows of a step in micro-batches; like lengths together, so less is filling."""
     ordered = sorted(rows, key=objective.length, reverse=True)
-    return [objective.collate(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+    parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    return [replace(objective.collate(part), rows=part) for part in parts]
 
 
 def global_totals(

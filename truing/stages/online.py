@@ -35,7 +35,7 @@ from truing.stages import outlook, setup
 from truing.stages.casting import Cast, casting
 from truing.stages.driving import drive
 from truing.stages.estimate import Estimator, Lesson, Recipe, by_group, by_token
-from truing.stages.learner import Batch, Learner, Part, Sums, stat
+from truing.stages.learner import Batch, Learner, Part, Sums, guarded, stat
 from truing.stages.rollout import Collector, Episode
 from truing.stages.trainer import Step, endless, rows_per_step
 
@@ -181,8 +181,7 @@ class Online:
             if self.step == 1:
                 check_endings(episodes, config)
             lessons, figures = self.estimator(episodes)
-            with self.collector.timed("time/learn"):
-                learnt = self.learn(lessons)
+            learnt = {} if self.alarmed(figures["objective/kl"], lessons) else self.learn(lessons)
             self.learner.schedule.step()
             if self.run.writes:
                 write_json(self.run.path / STATE, self.estimator.state())
@@ -200,8 +199,19 @@ class Online:
         self.estimator.restore(state)
         self.reminded = sum(1 for _ in islice(self.ptx, state["reminded"]))
 
+    def alarmed(self, kl: float, lessons: Sequence[Lesson]) -> bool:
+        """Whether the KL's guard says that this rollout is to be skipped."""
+        if self.config.guard_kl is None or kl <= self.config.guard_kl:
+            return False
+        what = f"the KL of rollout {self.step} is {kl:.4g} nats a response, above guard_kl"
+        return guarded(self.config, what, ["objective/kl"], lessons)
+
     def learn(self, lessons: Sequence[Lesson]) -> dict[str, float]:
         """All passes over a rollout, in a new order each; means over the optimiser steps."""
+        with self.collector.timed("time/learn"):
+            return self._passes(lessons)
+
+    def _passes(self, lessons: Sequence[Lesson]) -> dict[str, float]:
         config = self.config
         size = len(lessons) // config.num_mini_batches
         lines: list[dict[str, float]] = []

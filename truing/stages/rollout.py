@@ -24,6 +24,7 @@ from truing.models.actor import ActorCritic
 from truing.models.model import measure_tokens
 from truing.rewards import Reward, score
 from truing.settings_online import OnlineConfig
+from truing.stages.learner import Diverged
 
 
 class Prompted(NamedTuple):
@@ -116,6 +117,13 @@ class Collector:
             values = (
                 measure_tokens(self.actor, rows, batch_size, self.actor.value) if seeing else blind
             )
+        logps = [torch.tensor(t.logps, dtype=torch.float64) for t in done]
+        for term, column in (
+            ("log-prob", logps),
+            ("reference log-prob", ref_logps),
+            ("value", values),
+        ):
+            check_finite(term, column, rows)
         return [
             Episode(
                 prompts[i],
@@ -124,7 +132,7 @@ class Collector:
                 texts[i],
                 t.finish == "stop",
                 tuple(column[i] for column in columns),
-                torch.tensor(t.logps, dtype=torch.float64),
+                logps[i],
                 ref_logps[i].double(),
                 values[i].double(),
             )
@@ -137,3 +145,15 @@ class Collector:
         start = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def check_finite(term: str, columns: Sequence[Tensor], rows: Sequence[Tokens]) -> None:
+    """Raise `Diverged` for the responses of which a number is not finite."""
+    bad = [row for row, column in zip(rows, columns, strict=True) if not column.isfinite().all()]
+    if bad:
+        raise Diverged(
+            f"the {term} of {len(bad)} of {len(rows)} responses is not finite: nothing was learnt "
+            "from them. Lower learning_rate, or check the model that gave it",
+            [term],
+            bad,
+        )

@@ -262,7 +262,7 @@ def test_a_run_that_fails_says_so(
         sft.run(config)
     info = Run.open(config.output_dir).info
     assert info["status"] == "failed"
-    assert info["error"].startswith("FloatingPointError: the loss is nan")
+    assert info["error"].startswith("Diverged: the loss is nan")
     assert not (Path(config.output_dir) / "model").exists()
 
 
