@@ -25,7 +25,7 @@ FLOORS = {
     **dict.fromkeys(("data", "models"), 2),
     **dict.fromkeys(("generation", "rewards"), 3),
     **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
-    "worlds": 5,
+    **dict.fromkeys(("verify", "worlds"), 5),
     "quickstart": 6,
     **dict.fromkeys(("__main__", "cli"), 7),
 }
@@ -40,7 +40,7 @@ STAIRS = {
 }
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
-    *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings"),
+    *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings", "verify"),
     *("settings_judging", "settings_online"),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),

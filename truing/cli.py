@@ -70,6 +70,11 @@ COMMANDS: dict[str, Command] = {
         "truing.evaluate.winrate:run",
         "which of two models is better, with its interval",
     ),
+    "verify": Command(
+        settings.VerifyConfig,
+        "truing.verify:run",
+        "whether a run and all that it was made from are as they were",
+    ),
 }
 
 

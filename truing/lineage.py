@@ -1,14 +1,16 @@
 """What a run was made from: files and folders by their hashes."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+CHECKPOINTS, SUMS = "checkpoints", "SHA256SUMS"
 # What a run says about itself, or needs while it runs; never part of the hash of what it made.
 RECORDS = (
     *("config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "trackers"),
-    *("checkpoints", "lock"),
+    *(CHECKPOINTS, "lock", "diverged.json"),
 )
 
 
@@ -31,18 +33,43 @@ def hash_folder(folder: str | Path, leave_out: Iterable[str] = ()) -> str:
     return digest.hexdigest()
 
 
+def sums(folder: Path, names: Iterable[str]) -> str:
+    """The hashes of some files, as the program sha256sum writes them."""
+    return "".join(f"{hash_file(folder / name)}  {name}\n" for name in names)
+
+
+def check(checkpoint: Path) -> None:
+    """Raise ValueError if a checkpoint is not as it was written (`truing.stages.keeping`)."""
+    try:
+        told = (checkpoint / SUMS).read_text(encoding="utf-8")
+        names = [line.split("  ", 1)[1] for line in told.splitlines()]
+        there = sorted(p.name for p in checkpoint.iterdir())
+        whole = sorted([*names, SUMS]) == there and told == sums(checkpoint, names)
+    except (OSError, UnicodeDecodeError, IndexError):
+        whole = False
+    if not whole:
+        raise ValueError(f"the checkpoint {checkpoint} is not as it was written")
+
+
+def hash_json(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Parent:
     """Something that a run was made from.
 
     ``role`` is what it was used as: ``policy``, ``reference``, ``dataset``, ``reward``, ...
-    ``sha256`` is None for what has no files here (a hub name).
+    ``sha256`` is None for what has no files here (a hub name). Of rows it is the hash of their
+    content as records of this ``kind``, read from this ``split``; else these two are empty.
     """
 
     role: str
     path: str
     sha256: str | None
     name: str
+    kind: str = ""
+    split: str = ""
 
     @classmethod
     def of(cls, role: str, source: str | Path) -> "Parent":

@@ -32,7 +32,7 @@ from pydantic import BaseModel
 
 from truing import console
 from truing.config import to_yaml
-from truing.lineage import Parent
+from truing.lineage import RECORDS, Parent, hash_file, hash_folder, hash_json
 
 _LOGS = ("metrics.jsonl", "samples.jsonl")
 # Settings that say how to go on, not what to do.
@@ -104,6 +104,7 @@ class Run:
                 run._release()
                 raise
             (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+            run.info["config_sha256"] = hash_file(path / "config.yaml")
             run._save()
         return run
 
@@ -207,7 +208,11 @@ class Run:
         return self._read("samples.jsonl")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Close the run with its figures. Called again, it adds to them."""
+        """Close the run with its figures and the hashes of what it made. Called again, it adds."""
+        if self.writes:
+            logs = [name for name in _LOGS if (self.path / name).exists()]
+            self.info["logs_sha256"] = {name: hash_file(self.path / name) for name in logs}
+            self.info["sha256"] = hash_folder(self.path, RECORDS)
         self._close("finished", summary={**self.info.get("summary", {}), **_plain(summary)})
 
     def progress(self, total: int, description: str) -> AbstractContextManager[console.Progress]:
@@ -246,8 +251,9 @@ class Run:
         self._release()
 
     def _save(self) -> None:
+        self.info.pop("seal", None)
         if self.writes:
-            write_json(self.path / "run.json", self.info)
+            write_json(self.path / "run.json", self.info | {"seal": hash_json(self.info)})
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         if self.writes:

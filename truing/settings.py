@@ -355,3 +355,12 @@ class QuickstartConfig(CommandTopic):
         description="Whose labels train. panel: the simulated annotators; shuffled or flipped: "
         "negative controls, which must gain nothing or lose.",
     )
+
+
+class VerifyConfig(CommandTopic):
+    """Verify: whether a run and all that it was made from are as they were"""
+
+    run: str = Field(
+        description="The folder of a run.",
+        json_schema_extra={"positional": True},
+    )

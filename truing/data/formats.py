@@ -18,6 +18,7 @@ from truing.data.dialogue import Notes
 from truing.data.records import columns_for, record_of
 from truing.data.schema import Comparison, Demonstration, Message, Prompt, Provenance, Record
 from truing.data.sources import DataError, read, refuse, splits
+from truing.lineage import Parent
 
 __all__ = ["SIMULATED", "DataError", "Dataset", "load", "save", "splits", "to_row"]
 
@@ -32,12 +33,15 @@ class Dataset(Sequence[R]):
 
     ``noted`` maps each note to the numbers of the rows it is about (see `sources.Row`), and
     ``row_numbers`` holds that number for each record; both are empty for records made in memory.
+    ``source`` and ``split`` are where they were read.
     """
 
     rows: tuple[R, ...]
     name: str
     noted: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     row_numbers: tuple[int, ...] = ()
+    source: str = ""
+    split: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,6 +74,11 @@ class Dataset(Sequence[R]):
             line = json.dumps(to_row(record), sort_keys=True, separators=(",", ":"))
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()
+
+    def parent(self, role: str) -> Parent:
+        """These rows as what a run is made from."""
+        kind = type(self.rows[0]).__name__.lower()
+        return Parent(role, self.source or self.name, self.sha256, self.name, kind, self.split)
 
     def summary(self) -> str:
         """Name, size, hash and notes, a line each."""
@@ -104,6 +113,8 @@ def load(source: str | Path, kind: type[R], *, split: str = "train") -> Dataset[
         name=table.name,
         noted={note: tuple(numbers) for note, numbers in notes.rows.items()},
         row_numbers=tuple(number for number, _ in kept),
+        source=str(Path(source).resolve() if Path(source).exists() else source),
+        split=split,
     )
 
 

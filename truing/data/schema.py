@@ -111,3 +111,7 @@ class Label:
 
 
 Record = Prompt | Demonstration | Comparison | Ranking | Label
+
+KINDS: dict[str, type[Record]] = {
+    kind.__name__.lower(): kind for kind in (Prompt, Demonstration, Comparison, Ranking, Label)
+}

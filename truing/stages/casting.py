@@ -121,7 +121,7 @@ def pretraining_rows(config: Any, encoder: Encoder) -> tuple[list[Tokens], list[
             f"no row of {rows.name} can be used ({dict(encoder.counts)}): raise max_length, or "
             "name other rows in ptx_dataset_name"
         )
-    return found, [Parent("pretraining dataset", rows.name, rows.sha256, rows.name)]
+    return found, [rows.parent("pretraining dataset")]
 
 
 def check_reads(name: str, reward: ModelReward, prompts: Sequence[Prompted]) -> None:

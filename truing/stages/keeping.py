@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from truing import console
-from truing.lineage import hash_file
+from truing.lineage import CHECKPOINTS, SUMS, check, sums
 from truing.settings import SaveTopic
 
-FOLDER, TENSORS, PLAIN, SUMS = "checkpoints", "state.safetensors", "state.json", "SHA256SUMS"
+TENSORS, PLAIN = "state.safetensors", "state.json"
 _DRAFT, _DAMAGED = "draft", ".damaged"
 
 
@@ -46,7 +46,7 @@ class Keeper:
     """Writes and reads the checkpoints of one run. Of several processes only one ``writes``."""
 
     def __init__(self, run: Path, config: SaveTopic, *, writes: bool = True) -> None:
-        self.folder, self.config, self.writes = run / FOLDER, config, writes
+        self.folder, self.config, self.writes = run / CHECKPOINTS, config, writes
         self.best: Best | None = None
 
     def improves(self, step: int, metrics: Mapping[str, float]) -> bool:
@@ -77,7 +77,7 @@ class Keeper:
             tensors = {n: t.detach().cpu().contiguous() for n, t in snapshot.tensors.items()}
             save_file(tensors, draft / TENSORS)
             (draft / PLAIN).write_text(json.dumps(plain) + "\n", encoding="utf-8")
-            (draft / SUMS).write_text(_sums(draft), encoding="utf-8")
+            (draft / SUMS).write_text(sums(draft, (PLAIN, TENSORS)), encoding="utf-8")
             for part in (*draft.iterdir(), draft):
                 _flush(part)
             shutil.rmtree(target, ignore_errors=True)  # the same step, saved twice
@@ -131,21 +131,7 @@ class Keeper:
 
 def discard(run: Path) -> None:
     """Remove a run's checkpoints: it is finished, and has its model."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
-
-
-def check(checkpoint: Path) -> None:
-    """Raise ValueError if a checkpoint is not as it was written."""
-    try:
-        whole = (checkpoint / SUMS).read_text(encoding="utf-8") == _sums(checkpoint)
-    except (OSError, UnicodeDecodeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"the checkpoint {checkpoint} is not as it was written")
-
-
-def _sums(checkpoint: Path) -> str:
-    return "".join(f"{hash_file(checkpoint / name)}  {name}\n" for name in (PLAIN, TENSORS))
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

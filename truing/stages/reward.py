@@ -193,8 +193,7 @@ def reference_responses(config: RewardConfig, dataset: Dataset[Ranking]) -> Refe
             for r in dataset.rows[:REFERENCES]
         ]
         return Reference(best, "chosen responses (no SFT parent and no reward_reference)")
-    origin = Parent("reference responses", rows.name, rows.sha256, rows.name)
-    return Reference(rows.rows[:REFERENCES], name, [origin])
+    return Reference(rows.rows[:REFERENCES], name, [rows.parent("reference responses")])
 
 
 def encode_reference(reference: Reference, encoder: Encoder) -> list[Tokens]:

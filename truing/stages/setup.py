@@ -123,10 +123,10 @@ def opened(
     """
     parents = [
         Parent.of("policy", config.model_name_or_path),
-        Parent("dataset", str(config.dataset_name), rows.sha256, rows.name),
+        rows.parent("dataset"),
     ]
     if held_out is not None:
-        parents.append(Parent("evaluation dataset", held_out.name, held_out.sha256, held_out.name))
+        parents.append(held_out.parent("evaluation dataset"))
     parents += others
     accelerator = accelerated(config)
     run = Run.create(

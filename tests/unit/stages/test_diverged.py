@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.online import column, ran, weights
+from truing import lineage
 from truing.config import ConfigError, check
 from truing.models.model import load_policy
 from truing.run import Run
 from truing.settings import SftConfig
-from truing.stages import keeping, sft
+from truing.stages import sft
 from truing.stages.learner import Diverged
 from truing.stages.online import Reinforcement
 from truing.stages.rollout import Collector
@@ -62,7 +63,7 @@ def test_a_loss_that_is_no_number(
     assert len(found["rows"]) == 2
     assert {row["response"] for row in found["rows"]} == {"on the inn<|end|>"}
     assert {row["prompt"] for row in found["rows"]} < {row["prompt"] for row in ROWS}
-    keeping.check(Path(asked.output_dir) / keeping.FOLDER / "step-00000002")
+    lineage.check(Path(asked.output_dir) / lineage.CHECKPOINTS / "step-00000002")
     # Once the cause is gone, the same command goes on.
     monkeypatch.undo()
     done = sft.run(asked)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from truing import lineage
 from truing.config import check
 from truing.run import Run
 from truing.settings import DpoConfig, RewardConfig, SftConfig
@@ -129,7 +130,7 @@ def played(make: tuple[Callable[[Any], Any], Any], *, killed_after: float | None
 
 def left(folder: Path) -> dict[str, Any]:
     """All that a run leaves, but for clocks: weights, moments, what else was kept, metrics."""
-    last = max((folder / keeping.FOLDER).iterdir())
+    last = max((folder / lineage.CHECKPOINTS).iterdir())
     kept = json.loads((last / keeping.PLAIN).read_text())
     kept["tally"].pop("logs")
     for line in (*kept["tally"]["window"], kept["tally"]["last"]):
@@ -267,13 +268,13 @@ def test_another_dataset_in_the_same_file_is_refused(
         run(config)
 
 
-@pytest.mark.parametrize("name", [keeping.TENSORS, keeping.PLAIN, keeping.SUMS])
+@pytest.mark.parametrize("name", [keeping.TENSORS, keeping.PLAIN, lineage.SUMS])
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_used(
     order: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert played(order("sft", "all weights", "whole")) == 0
     run, config = stopped(order, tmp_path)
-    folder = tmp_path / "run" / keeping.FOLDER
+    folder = tmp_path / "run" / lineage.CHECKPOINTS
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000011"]
     file = folder / "step-00000011" / name
     content = bytearray(file.read_bytes())
@@ -308,9 +309,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
             run(config)
 
     assert forked(work) == 0
-    folder = tmp_path / "run" / keeping.FOLDER
+    folder = tmp_path / "run" / lineage.CHECKPOINTS
     assert [p.name for p in folder.iterdir()] == ["step-00000005"]
-    keeping.check(folder / "step-00000005")
+    lineage.check(folder / "step-00000005")
     assert Run.open(tmp_path / "run").info["status"] == "failed"
     run(config)
     assert Run.open(tmp_path / "run").info["status"] == "finished"
