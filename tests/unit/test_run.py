@@ -32,9 +32,10 @@ def test_what_a_run_writes_down(tmp_path: Path) -> None:
     assert info["seed"] == 3
     assert info["versions"].keys() >= {"python", "truing", "torch", "transformers"}
     assert info["machine"]["cpus"] >= 1
+    plain = {"kind": "", "split": ""}
     assert info["parents"] == [
-        {"role": "dataset", "path": str(data), "sha256": ABC, "name": "rows.jsonl"},
-        {"role": "policy", "path": "x/y", "sha256": None, "name": "x/y"},
+        {"role": "dataset", "path": str(data), "sha256": ABC, "name": "rows.jsonl", **plain},
+        {"role": "policy", "path": "x/y", "sha256": None, "name": "x/y", **plain},
     ]
     assert Run.open(run.path).parents == run.parents
     assert "seed: 3" in (run.path / "config.yaml").read_text()
@@ -82,7 +83,7 @@ def test_a_parent_run_is_hashed_without_its_records(tmp_path: Path) -> None:
     run.finish({"loss": 1.0})
     assert Parent.of("policy", run.path) == before
     there = {path.name for path in run.path.iterdir()}
-    assert there == {*RECORDS, "model.safetensors"} - {"checkpoints", "lock"}
+    assert there == {*RECORDS, "model.safetensors"} - {"checkpoints", "lock", "diverged.json"}
     (run.path / "model.safetensors").write_bytes(b"abd")
     assert Parent.of("policy", run.path) != before
 

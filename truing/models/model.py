@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from truing.algorithms.tokens import token_logp
-from truing.data.batch import Layout, Tokens, padded, shared
+from truing.data.batch import SHARERS, Layout, Tokens, padded, shared
 from truing.models import precision
 from truing.models.loading import Loading, load_tokenizer, prepare, refuse_missing, resolve
 from truing.models.memory import release
@@ -128,6 +128,13 @@ class Model(nn.Module):
         # Half precision rounds its sums in another order; else only the last digits may differ.
         tolerance = 1e-2 if one.dtype in (torch.float16, torch.bfloat16) else 1e-4
         return torch.allclose(one.float(), other.float(), atol=tolerance, rtol=tolerance)
+
+
+def cells(responses: Sequence[Tokens], model: Model) -> int:
+    """Tokens that ``model`` reads for the responses to one prompt, which it may read once."""
+    tokens = sum(response.length for response in responses)
+    again = (len(responses) - 1) * len(responses[0].prompt)
+    return tokens - again if model.shares_prompts and len(responses) <= SHARERS else tokens
 
 
 def sight(documents_RC: Tensor, segments_RC: Tensor) -> Tensor:

@@ -302,7 +302,8 @@ def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> 
     planned = schedule(config, len(cast.prompts))
     lengths = [len(p.ids) + config.response_length for p in cast.prompts]
     frozen = sum(p.numel() for model in cast.onlookers for p in model.parameters())
-    outlook.announce(planned, cast.actor, lengths, cast.encoder, dataset, frozen)
+    scored = [config.response_length] * len(lengths)
+    outlook.announce(planned, cast.actor, lengths, scored, cast.encoder, dataset, frozen)
     if config.dry_run:
         return None
     parents, policy = cast.parents, cast.actor.policy

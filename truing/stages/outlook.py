@@ -7,14 +7,21 @@ from typing import Any
 
 import torch
 from rich.markup import escape
+from torch import Tensor
 
 from truing import console
-from truing.data.batch import Encoder
+from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
 from truing.models.actor import ActorCritic
-from truing.models.model import CHUNK, Model, Policy
+from truing.models.heads import ValueModel
+from truing.models.model import CHUNK, Model
 from truing.settings import TrainingConfig
 from truing.stages.trainer import total_rows, total_steps
+
+# Tokens of the sequence in which activations are counted.
+COUNTED = 64
+# Of a slice of logits at the peak: measured, 3.3 to 5.6.
+LOGIT_COPIES = 4.5
 
 
 @dataclass(frozen=True)
@@ -47,31 +54,32 @@ def outlook(
     config: TrainingConfig,
     model: Model | ActorCritic,
     lengths: Sequence[int],
+    scored: Sequence[int],
     world: int,
     frozen: int = 0,
 ) -> Outlook:
     """Steps, tokens and memory of a run. ``lengths``: tokens of each row, all its sequences;
-    ``frozen``: parameters of models beside it that are not trained.
+    ``scored``: those of them whose logits are needed; ``frozen``: parameters of models beside it
+    that are not trained.
 
-    Memory: weights, gradients and two AdamW moments, plus about 34 x hidden bytes (half that per
-    value in bfloat16) of activations per token and layer (Korthikanti et al. 2022,
-    arXiv:2205.05198, eq. 2 without the attention scores, which sdpa never stores), plus a slice of
-    logits with its softmax and gradient, where there are any.
+    Memory: weights; gradients and two AdamW moments of what is trained; what `activation_bytes`
+    finds for the tokens of the longest micro-batch; and of logits of a slice of its scored tokens
+    `LOGIT_COPIES` in float32 (themselves, their softmax, gradients).
     """
     parameters = sum(p.numel() for p in model.parameters()) + frozen
+    weights = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weight_bytes = next(model.parameters()).element_size()
     text = model.core.config.get_text_config()
     mean = sum(lengths) / len(lengths)
-    longest = sorted(lengths)[-config.per_device_train_batch_size :]
-    width = text.hidden_size * (4 if config.gradient_checkpointing else 34) * weight_bytes / 2
+    rows = sorted(zip(lengths, scored, strict=True))[-config.per_device_train_batch_size :]
+    tokens, targets = (sum(column) for column in zip(*rows, strict=True))
     memory = (
-        parameters * weight_bytes
-        + trainable * 3 * weight_bytes
-        + sum(longest) * text.num_hidden_layers * width
+        sum(size for size, _ in weights)
+        + frozen * next(model.parameters()).element_size()
+        + 3 * sum(size for size, trained in weights if trained)
+        + tokens * activation_bytes(model, recomputed=config.gradient_checkpointing)
+        + LOGIT_COPIES * 4 * min(CHUNK, targets) * text.vocab_size
     )
-    if isinstance(model, Policy | ActorCritic):
-        memory += 3 * 4 * min(CHUNK, sum(longest)) * text.vocab_size
     steps = total_steps(len(lengths), config, world)
     return Outlook(
         steps=steps,
@@ -83,10 +91,43 @@ def outlook(
     )
 
 
+def activation_bytes(model: Model | ActorCritic, *, recomputed: bool) -> float:
+    """Bytes that a token leaves behind for the backward pass, counted in one of a few tokens.
+
+    ``recomputed``: layers keep only their input, and one at a time is computed again.
+    """
+    readers: list[Model] = [model] if isinstance(model, Model) else [model.policy]
+    if isinstance(model, ActorCritic) and isinstance(model.critic, ValueModel):
+        readers.append(model.critic)
+    total = 0.0
+    for reader in readers:
+        text = reader.core.config.get_text_config()
+        sample = padded([Tokens((0,), (0,) * (COUNTED - 1))]).to(reader.device)
+        own = {p.untyped_storage().data_ptr() for p in (*reader.parameters(), *reader.buffers())}
+        found: dict[int, int] = {}
+
+        def pack(saved: Tensor, own: set[int] = own, found: dict[int, int] = found) -> Tensor:
+            storage = saved.untyped_storage()
+            if storage.data_ptr() not in own:
+                found[storage.data_ptr()] = storage.nbytes()
+            return saved  # alive until all are counted: no address comes twice
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            # Of a result that is let go nothing would be left.
+            hidden = reader.hidden(sample)
+        each = sum(found.values()) / COUNTED
+        if recomputed:
+            layers = text.num_hidden_layers
+            each = each / layers + layers * text.hidden_size * hidden.element_size()
+        total += each
+    return total
+
+
 def announce(
     config: TrainingConfig,
     model: Model | ActorCritic,
     lengths: Sequence[int],
+    scored: Sequence[int],
     encode: Encoder,
     rows: Dataset[Any],
     frozen: int = 0,
@@ -105,7 +146,7 @@ def announce(
             "dtype: float32, or use_peft: true[/yellow]"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    ahead = outlook(config, model, lengths, world, frozen)
+    ahead = outlook(config, model, lengths, scored, world, frozen)
     if config.dry_run:
         ahead.show()
     else:

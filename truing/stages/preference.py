@@ -19,7 +19,7 @@ from truing.data.formats import Dataset
 from truing.data.schema import Comparison, unfinished
 from truing.lineage import Parent
 from truing.models.loading import Loading
-from truing.models.model import Policy, load_policy, logp, sequence_logps
+from truing.models.model import Policy, cells, load_policy, logp, sequence_logps
 from truing.run import Run
 from truing.settings import DpoConfig
 from truing.settings_online import OnlineConfig
@@ -126,8 +126,9 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | None:
     with setup.apart(encoder, "evaluation"):
         eval_pairs = encode_pairs(held_out, encoder) if held_out else []
     setup.adapt(config, policy)
-    lengths = [pair.chosen.length + pair.rejected.length for pair in pairs]
-    outlook.announce(config, policy, lengths, encoder, dataset)
+    lengths = [cells(pair[:2], policy) for pair in pairs]
+    scored = [len(pair.chosen.response) + len(pair.rejected.response) for pair in pairs]
+    outlook.announce(config, policy, lengths, scored, encoder, dataset)
     if config.dry_run:
         return None
     reference, parents = reference_policy(config, policy)

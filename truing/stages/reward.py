@@ -23,6 +23,7 @@ from truing.data.schema import Demonstration, Ranking
 from truing.lineage import Parent
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.loading import Loading
+from truing.models.model import cells
 from truing.run import Run
 from truing.settings import RewardConfig
 from truing.stages import outlook, setup
@@ -134,8 +135,8 @@ def run(config: RewardConfig) -> Run | None:
     with setup.apart(encoder, "reference"):
         anchors = encode_reference(reference, encoder)
     setup.adapt(config, model)
-    lengths = [sum(tokens.length for tokens in row.responses) for row in rows]
-    outlook.announce(config, model, lengths, encoder, dataset)
+    lengths = [cells(row.responses, model) for row in rows]
+    outlook.announce(config, model, lengths, [0] * len(lengths), encoder, dataset)
     if config.dry_run:
         return None
     with setup.opened(config, "reward", dataset, held_out, reference.parents) as (run, accelerator):

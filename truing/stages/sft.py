@@ -71,7 +71,9 @@ def run(config: SftConfig) -> Run | None:
     with setup.apart(encoder, "evaluation"):
         eval_rows = encode_rows(held_out, encoder) if held_out else []
     setup.adapt(config, policy)
-    outlook.announce(config, policy, [row.length for row in rows], encoder, dataset)
+    lengths = [row.length for row in rows]
+    scored = [len(row.response) if config.completion_only_loss else row.length for row in rows]
+    outlook.announce(config, policy, lengths, scored, encoder, dataset)
     if config.dry_run:
         return None
     with setup.opened(config, "sft", dataset, held_out) as (run, accelerator):

@@ -100,8 +100,7 @@ def test_named_references_score_zero(
     assert run is not None
     assert mean_score(run.path, REFERENCE) == pytest.approx(0, abs=1e-5)
     assert abs(mean_score(run.path, PAIRS, "chosen")) > 0.01
-    digest = load(named, Demonstration).sha256
-    assert run.parents[-1] == Parent("reference responses", named, digest, named)
+    assert run.parents[-1] == load(named, Demonstration).parent("reference responses")
     assert run.info["summary"]["reward_reference"] == f"responses of {named}"
 
 

@@ -148,28 +148,6 @@ def test_what_is_read_whole_has_no_test_split(
             setup.datasets(config, Demonstration)
 
 
-def test_the_outlook_by_hand(policy: Policy, settings: Settings) -> None:
-    config = settings(
-        SftConfig, "m", "d", num_train_epochs=3, per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-    )  # fmt: skip
-    ahead = outlook.outlook(config, policy, [10, 20, 30, 40, 50, 60], world=1)
-    # 18 visits of 35 tokens in steps of 4, the last one of 2.
-    assert (ahead.steps, ahead.rows, ahead.tokens_per_step) == (5, 6, 18 * 35 / 5)
-    assert ahead.parameters == ahead.trainable == sum(p.numel() for p in policy.parameters())
-    # 4 bytes for weight, gradient and two moments; activations of the 2 longest rows: 110 tokens,
-    # 2 layers, 34 x 32 values of 2 bytes at two bytes a value, so twice that in float32.
-    # And logits of those tokens, 270 each: themselves, their softmax, their gradient.
-    wanted = ahead.parameters * 16 + 110 * 2 * 34 * 32 * 2 + 3 * 4 * 110 * 270
-    assert ahead.memory_mb == pytest.approx(wanted / 2**20)
-    assert outlook.outlook(config, policy, [10] * 6, world=2).steps == 3
-    for weight in policy.parameters():
-        weight.requires_grad_(False)
-    frozen = outlook.outlook(config, policy, [10] * 6, world=1)
-    assert frozen.trainable == 0
-    assert frozen.memory_mb < ahead.memory_mb / 2
-
-
 def test_what_was_noticed_is_said(
     policy: Policy, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,13 +156,13 @@ def test_what_was_noticed_is_said(
     encoder = Encoder(policy.tokenizer)
     encoder.counts["responses truncated"] = 3
     config = settings(SftConfig, "m", "d")
-    outlook.announce(config, policy, [4, 4], encoder, data)
+    outlook.announce(config, policy, [4, 4], [2, 2], encoder, data)
     shown = capsys.readouterr().out
     assert "empty answer: kept [x]: 2" in shown
     assert "responses truncated: 3" in shown
     assert "2 rows, 1 steps of about 24 tokens" in shown
     with pytest.raises(ValueError, match=r"no row of rows.jsonl can be used .*truncated': 3"):
-        outlook.announce(config, policy, [], encoder, data)
+        outlook.announce(config, policy, [], [], encoder, data)
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def test_it_learns_the_answers_by_heart_and_writes_it_all_down(
     assert (info["stage"], info["status"], info["seed"]) == ("sft", "finished", 0)
     assert run.parents == [
         Parent.of("policy", tiny),
-        Parent("dataset", data, load(data, Demonstration).sha256, data),
-        Parent("evaluation dataset", held_out, load(held_out, Demonstration).sha256, held_out),
+        load(data, Demonstration).parent("dataset"),
+        load(held_out, Demonstration, split="test").parent("evaluation dataset"),
     ]
     lines = run.metrics()
     logged = [line for line in lines if "loss" in line]

@@ -1,0 +1,112 @@
+"""What is foretold of a run: by hand, and against the peak of a real step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.conftest import byte_tokenizer
+from truing.data.batch import Tokens
+from truing.models.actor import ActorCritic
+from truing.models.checkpoint import add_lora
+from truing.models.heads import ValueModel, load_value_model
+from truing.models.model import Policy, load_policy
+from truing.settings import SftConfig
+from truing.stages.learner import Learner
+from truing.stages.outlook import activation_bytes, outlook
+from truing.stages.sft import Imitation
+
+Settings = Callable[..., Any]
+
+
+def test_steps_and_tokens_by_hand(tiny: Path, settings: Settings) -> None:
+    policy = load_policy(tiny)
+    config = settings(
+        SftConfig, "m", "d", num_train_epochs=3, per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    lengths = [10, 20, 30, 40, 50, 60]
+    ahead = outlook(config, policy, lengths, lengths, world=1)
+    # 18 visits of 35 tokens in steps of 4, the last one of 2.
+    assert (ahead.steps, ahead.rows, ahead.tokens_per_step) == (5, 6, 18 * 35 / 5)
+    assert ahead.parameters == ahead.trainable == sum(p.numel() for p in policy.parameters())
+    # 4 bytes for weight, gradient and two moments; the 2 longest rows: 110 tokens, 270 logits each.
+    fixed = ahead.parameters * 16 + 4.5 * 4 * 110 * 270
+    wanted = fixed + 110 * activation_bytes(policy, recomputed=False)
+    assert ahead.memory_mb == pytest.approx(wanted / 2**20)
+    assert outlook(config, policy, [10] * 6, [10] * 6, world=2).steps == 3
+    beside = outlook(config, policy, lengths, lengths, world=1, frozen=1000)
+    assert beside.memory_mb == pytest.approx(ahead.memory_mb + 4000 / 2**20)
+
+
+def network(hidden: int, layers: int, inner: int, vocabulary: int) -> Policy:
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        intermediate_size=inner,
+        tie_word_embeddings=True,
+    )
+    return Policy(LlamaForCausalLM(shape).train(), byte_tokenizer())
+
+
+SHAPES: dict[str, tuple[tuple[int, int, int, int], dict[str, Any], tuple[int, int, int]]] = {
+    # shape, settings, rows of so many tokens of prompt and response
+    "all weights": ((256, 6, 688, 4096), {}, (8, 100, 50)),
+    "LoRA, long rows": ((128, 4, 384, 2048), {"use_peft": True}, (4, 400, 100)),
+    "LoRA on bfloat16": (
+        (256, 6, 1376, 16_000),
+        {"use_peft": True, "dtype": "bfloat16"},
+        (8, 90, 50),
+    ),
+    "many words": ((128, 2, 384, 32_000), {}, (16, 60, 60)),
+    "recomputed": ((256, 6, 688, 4096), {"gradient_checkpointing": True}, (16, 100, 20)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_foretold_memory_is_near_the_peak_of_a_real_step(settings: Settings, name: str) -> None:
+    shape, more, (rows, asked, answered) = SHAPES[name]
+    config = settings(SftConfig, "m", "d", per_device_train_batch_size=rows, **more)
+    policy = network(*shape).to(getattr(torch, config.dtype))
+    if config.use_peft:
+        add_lora(policy, r=16, alpha=32, dropout=0.0, targets="all-linear")
+    data = [Tokens((1,) * asked, (2,) * answered)] * rows
+    told = outlook(config, policy, [asked + answered] * rows, [answered] * rows, world=1).memory_mb
+    learner = Learner(Accelerator(cpu=True), policy, config, steps=2, seed=0)
+    learner.learn((Imitation(config), data))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        learner.learn((Imitation(config), data))
+    # What was there before: weights and the optimiser's two moments.
+    weights = sum(p.numel() * p.element_size() for p in policy.parameters())
+    moments = 2 * sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
+    assert told * 2**20 == pytest.approx(weights + moments + peak(seen), rel=0.15)
+
+
+def peak(seen: Any) -> int:
+    """Most bytes that were held at once, above those at the start."""
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = top = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        top = max(top, now)
+    assert top > 0, "the profiler saw no memory"
+    return top
+
+
+def test_a_critic_of_its_own_leaves_as_much_behind(tiny: Path) -> None:
+    policy, critic = load_policy(tiny), load_value_model(tiny)
+    assert isinstance(critic, ValueModel)
+    alone = activation_bytes(policy, recomputed=False)
+    pair = ActorCritic(policy, critic)
+    assert activation_bytes(pair, recomputed=False) == pytest.approx(2 * alone, rel=1e-3)
+    assert activation_bytes(pair, recomputed=True) < activation_bytes(pair, recomputed=False)
+    policy.requires_grad_(False)
+    assert activation_bytes(policy, recomputed=False) == 0
