@@ -29,7 +29,7 @@ QUICK = ("--attn-implementation", "eager", "--use-cpu")
 COSINE = ("--lr-scheduler-type", "cosine", *QUICK)
 LENGTH = 64  # tokens of a continuation
 TRAINED = ("dpo", "ppo", "ppo_adaptive")
-KL_TARGET = 4.0  # nats per continuation
+KL_TARGET = 8.0  # nats per continuation
 LAST = 20  # rollouts at the end, over which a KL is read
 
 
@@ -88,17 +88,18 @@ def loop(data: Path, out: Path, *, prompts: int = 600, held_out: int = 200) -> d
     )
     command(
         *("reward", "--output-dir", out / "reward", "--model-name-or-path", out / "sft"),
-        *("--dataset-name", out / "comparisons.jsonl", "--learning-rate", 1e-3),
-        *("--per-device-train-batch-size", 16, "--num-train-epochs", 3, *COSINE),
+        *("--dataset-name", out / "comparisons.jsonl", "--max-length", 200),
+        *("--per-device-train-batch-size", 16, "--num-train-epochs", 3, "--learning-rate", 1e-3),
+        *COSINE,
     )
     command(
         *("dpo", "--output-dir", out / "dpo", "--model-name-or-path", out / "sft"),
         *("--dataset-name", out / "comparisons.jsonl", "--learning-rate", 3e-4, "--beta", 0.1),
         *("--per-device-train-batch-size", 16, "--num-train-epochs", 2, *COSINE),
     )
-    reinforce(out, "ppo", "--max-steps", 60, "--kl-coef", 0.1)
-    adaptive = ("--kl-target", KL_TARGET, "--kl-horizon", 400, "--kl-coef", 0.1)
-    reinforce(out, "ppo_adaptive", "--max-steps", 120, *adaptive)
+    reinforce(out, "ppo", "--max-steps", 40, "--kl-coef", 1.0)
+    adaptive = ("--kl-target", KL_TARGET, "--kl-horizon", 400, "--kl-coef", 0.8)
+    reinforce(out, "ppo_adaptive", "--max-steps", 80, *adaptive)
     return figures(model, out)
 
 
@@ -109,7 +110,8 @@ def reinforce(out: Path, name: str, *settings: object) -> None:
         *("--dataset-name", out / "prompts.jsonl", "--reward", out / "reward"),
         *("--response-length", LENGTH, "--temperature", 1.0, "--share-backbone"),
         *("--per-device-train-batch-size", 64, "--num-mini-batches", 2, "--num-ppo-epochs", 2),
-        *("--learning-rate", 3e-4, "--lr-scheduler-type", "constant", *QUICK, *settings),
+        *("--learning-rate", 1e-4, "--lr-scheduler-type", "constant", "--lam", 1.0, *QUICK),
+        *settings,
     )
 
 

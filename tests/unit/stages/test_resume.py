@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -104,6 +105,8 @@ def forked(work: Callable[[], Any], killed_after: float | None = None) -> int:
     child = os.fork()
     if child == 0:
         code = 1
+        # A copy has no OpenMP threads, which transformers' loading threads would ask for.
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
         try:
             if killed_after is not None:
                 timer = threading.Timer(killed_after, os.kill, (os.getpid(), signal.SIGKILL))
@@ -111,6 +114,8 @@ def forked(work: Callable[[], Any], killed_after: float | None = None) -> int:
                 timer.start()
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
