@@ -182,7 +182,7 @@ def check_kills(
     wanted = left(tmp_path / "whole")
     draw = np.random.default_rng([len(stage), len(way), kills])
     struck = 0
-    for _ in range(20):
+    for _ in range(100):
         # Anywhere: while it loads, trains, saves or writes the model.
         code = played(order(stage, way, "run"), killed_after=whole * draw.uniform(0.1, 0.9))
         struck += code == -signal.SIGKILL
