@@ -3,7 +3,7 @@ trainer agree there.
 
 A model of half a billion parameters, shaped like the one that the recipes name but drawn at random,
 first learns the embedded world's demonstrations in full; then each recipe takes it through a few
-steps. Nothing is downloaded. docs/one-gpu.md shows what this prints.
+steps. Nothing is downloaded. docs/one-gpu.md shows figures that this printed.
 
     python -m benchmarks.one_gpu OUT
 """
@@ -125,7 +125,7 @@ def measure(out: Path, name: str) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of docs/one-gpu.md."""
+    """The tables, of which docs/one-gpu.md takes its figures."""
     lines = ["| stage | seconds a step | peak GPU memory | foretold |", "|---|---|---|---|"]
     for name, figures in found.items():
         peak, told = figures["peak_gpu_mb"] / 1000, figures["foretold_gb"]

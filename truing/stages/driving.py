@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import FrameType, TracebackType
-from typing import Any, Self, TypeVar, cast
+from types import FrameType
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,44 +26,37 @@ from truing.stages.trainer import Loop, Step, Training
 Row = TypeVar("Row")
 
 
-class Interrupt:
-    """Ctrl-C or SIGTERM, inside: asks to stop after this step; a second one stops at once."""
+@contextmanager
+def interruptible(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM, inside: asks to stop after this step; a second one stops at once.
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator, self.flag = accelerator, False
-        # Only the main thread hears signals.
-        here = threading.current_thread() is threading.main_thread()
-        self.signals = (signal.SIGINT, signal.SIGTERM) if here else ()
-        self.before: dict[signal.Signals, Any] = {}
+    Gives a function that says whether any process was asked; all of them must call it together.
+    """
+    heard: list[int] = []
 
-    def __enter__(self) -> Self:
-        self.before = {each: signal.signal(each, self._hear) for each in self.signals}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for each, handler in self.before.items():
-            signal.signal(each, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.flag:
+    def hear(number: int, frame: FrameType | None) -> None:
+        if heard:
             raise KeyboardInterrupt
-        self.flag = True
+        heard.append(number)
         console.say(
             "[yellow]stopping after this step, which will be saved; once more stops at once, and "
             "the run would go on from its last checkpoint[/yellow]"
         )
 
-    def asked(self) -> bool:
-        """Whether any process was asked to stop; all of them must ask this together."""
-        if self.accelerator.num_processes == 1:
-            return self.flag
-        flag = torch.tensor(float(self.flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag) > 0)  # pyright: ignore
+    def asked() -> bool:
+        if accelerator.num_processes == 1:
+            return bool(heard)
+        flag = torch.tensor(float(bool(heard)), device=accelerator.device)
+        return bool(accelerator.reduce(flag) > 0)  # pyright: ignore
+
+    # Only the main thread hears signals.
+    here = threading.current_thread() is threading.main_thread()
+    before = {each: signal.signal(each, hear) for each in (signal.SIGINT, signal.SIGTERM) if here}
+    try:
+        yield asked
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 class Tally:
@@ -161,7 +154,7 @@ def drive(
     stage = run.info["stage"]
     with (
         run.progress(loop.total, stage) as bar,
-        Interrupt(loop.learner.accelerator) as interrupt,
+        interruptible(loop.learner.accelerator) as asked,
         explained(run, loop, keeper),
     ):
         bar.done = begun
@@ -173,7 +166,7 @@ def drive(
                 fresh |= tally.log(number, assess())
             if final or due(config.log_completions_steps, number):
                 looked(number)
-            better, stop = keeper.improves(number, fresh), interrupt.asked() and not final
+            better, stop = keeper.improves(number, fresh), asked() and not final
             if better or stop or (due(config.save_steps, number) and not final):
                 keeper.save(snapshot(number, loop, tally))
             if stop:

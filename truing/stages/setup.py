@@ -1,4 +1,4 @@
-"""What the training stages share around the loop: reading, opening, driving it, closing."""
+"""What the training stages share around the loop: reading, opening, looking at samples, closing."""
 
 import resource
 import sys
@@ -27,7 +27,6 @@ from truing.settings import TrainingConfig
 from truing.stages.keeping import discard
 
 R = TypeVar("R", bound=Record)
-Row = TypeVar("Row")
 # Figures of a policy in training, to be logged.
 Watch = Callable[[Policy], Mapping[str, float]]
 
