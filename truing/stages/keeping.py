@@ -9,6 +9,7 @@ one before it stays until then. What is read is checked against its hashes first
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -52,7 +53,7 @@ class Keeper:
     def improves(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether the metric that was asked for came with ``metrics``, better than ever before."""
         name = self.config.metric_for_best_model
-        if name is None or name not in metrics:
+        if name is None or not math.isfinite(metrics.get(name, math.nan)):
             return False
         up = self.config.greater_is_better
         sign = -1 if (name.endswith("loss") if up is None else not up) else 1

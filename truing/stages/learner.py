@@ -159,8 +159,8 @@ class Learner:
         self.model.version += not skip
         if self.taken % TRIM == 0:
             release()
-        guarded = {} if self.config.guard_grad_norm is None else {"guard/skipped": float(skip)}
-        return {**means(sums), "grad_norm": norm, "learning_rate": rate, **guarded}
+        watched = {} if self.config.guard_grad_norm is None else {"guard/skipped": float(skip)}
+        return {**means(sums), "grad_norm": norm, "learning_rate": rate, **watched}
 
     def _bounded(self, work: Sequence[tuple[Any, Sequence[Batch]]]) -> tuple[float, bool]:
         """Shorten the gradient where it is too long; its length before, and whether the guard says

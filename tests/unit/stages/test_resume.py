@@ -1,6 +1,7 @@
 """A run that is killed and started again does what it would have done: to the last bit."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -349,3 +350,27 @@ def test_the_model_of_the_best_step_is_written(order: Callable[..., Any], tmp_pa
     run, config = order("sft", "all weights", "none", metric_for_best_model="eval_los", **more)
     with pytest.raises(ValueError, match=r"no metric 'eval_los' was logged; there are .*eval_loss"):
         run(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "up", "values", "best"),
+    [
+        (
+            "eval_loss",
+            None,
+            [math.nan, 3.0, 2.0, math.nan, 2.0, 2.5],
+            [False, True, True] + [False] * 3,
+        ),
+        ("accuracy", None, [0.5, 0.4, 0.6, math.inf], [True, False, True, False]),
+        ("eval_loss", True, [1.0, 2.0, 0.0], [True, True, False]),
+    ],
+)
+def test_which_step_is_the_best(
+    order: Callable[..., Any], tmp_path: Path, name: str, up: bool | None, values: list[float],
+    best: list[bool],
+) -> None:  # fmt: skip
+    """A tie is no improvement, and what is no number never the best."""
+    _, config = order("sft", "all weights", "x", metric_for_best_model=name, greater_is_better=up)
+    keeper = keeping.Keeper(tmp_path, config)
+    assert [keeper.improves(i, {name: value}) for i, value in enumerate(values)] == best
+    assert not keeper.improves(9, {"another": 0.0})
