@@ -108,9 +108,10 @@ def reinforce(out: Path, name: str, *settings: object) -> None:
     command(
         *("ppo", "--output-dir", out / name, "--model-name-or-path", out / "sft"),
         *("--dataset-name", out / "prompts.jsonl", "--reward", out / "reward"),
-        *("--response-length", LENGTH, "--temperature", 1.0, "--share-backbone"),
+        *("--response-length", LENGTH, "--temperature", 1.0),
+        *("--value-model", "policy", "--value-learning-rate", 1e-3, "--lam", 0.95),
         *("--per-device-train-batch-size", 64, "--num-mini-batches", 2, "--num-ppo-epochs", 2),
-        *("--learning-rate", 1e-4, "--lr-scheduler-type", "constant", "--lam", 1.0, *QUICK),
+        *("--learning-rate", 1e-4, "--lr-scheduler-type", "constant", *QUICK),
         *settings,
     )
 
