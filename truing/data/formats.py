@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
+from truing.data.dialects import DIALECTS, translated, written
 from truing.data.dialogue import Notes
 from truing.data.records import columns_for, record_of
 from truing.data.schema import Comparison, Demonstration, Message, Prompt, Provenance, Record
@@ -83,7 +84,7 @@ class Dataset(Sequence[R]):
     def summary(self) -> str:
         """Name, size, hash and notes, a line each."""
         kind = type(self.rows[0]).__name__.lower() if self.rows else "record"
-        lines = [f"{self.name}: {len(self)} {kind}s, sha256 {self.sha256[:12]}"]
+        lines = [f"{self.name}: {len(self)} {kind.rstrip('s')}s, sha256 {self.sha256[:12]}"]
         for note, numbers in self.noted.items():
             where = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
             every = set(numbers) >= set(self.row_numbers)
@@ -95,11 +96,13 @@ def load(source: str | Path, kind: type[R], *, split: str = "train") -> Dataset[
     """Read ``source`` (a path or a hub name, see `sources.read`) as records of ``kind``.
 
     Columns: prompt + completion, messages, text, prompt + chosen + rejected (+ margin), prompt +
-    completions + ranks, prompt + completion + label (true, false, 1, 0). Pairs also serve as
-    rankings of two, pairs and rankings as demonstrations of the best answer, all as prompts.
-    Raises DataError for other columns, a broken row, or when no row is left.
+    completions + ranks (or scores), prompt + completion + label (true, false, 1, 0), prompt +
+    completions + labels (steps), or those of a dialect (`truing.data.dialects`). Rankings also
+    serve as all their pairs, pairs as rankings of two, both as demonstrations of the best answer,
+    all as prompts. Raises DataError for other columns, a broken row, or when no row is left.
     """
-    table, notes = read(source, split), Notes()
+    notes = Notes()
+    table = translated(read(source, split), kind, notes)
     needs = columns_for(table, kind)
     found = [(row.number, record_of(row, kind, needs, notes)) for row in table.rows]
     kept = [(number, cast(R, record)) for number, record in found if record is not None]
@@ -139,33 +142,62 @@ def _note_simulated(kept: Sequence[tuple[int, Record]], notes: Notes) -> None:
             notes.rows[SIMULATED].append(number)
 
 
-def save(rows: Iterable[Record], path: str | Path) -> Path:
-    """Write JSON lines (.jsonl or .jsonl.gz), whole or not at all; equal rows give equal bytes."""
-    path, lines = Path(path), [json.dumps(to_row(row), ensure_ascii=False) + "\n" for row in rows]
-    if not lines or not path.name.endswith((".jsonl", ".jsonl.gz")):
-        came = f"{len(lines)} rows for this name"
-        refuse(path, came, "at least one row, and .jsonl or .jsonl.gz", "Rename it.")
-    data = "".join(lines).encode()
+def save(rows: Iterable[Record], path: str | Path, dialect: str = "trl") -> Path:
+    """Write the rows, whole or not at all; equal rows give equal bytes.
+
+    One JSON object a line (.jsonl, .jsonl.gz), or a list of them (.json), in the columns of TRL or
+    of another ``dialect``. Raises DataError for another name, and for a record that the dialect
+    cannot hold.
+    """
+    path, made = Path(path), [to_row(row, dialect, n) for n, row in enumerate(rows, start=1)]
+    if not made or not path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
+        came = f"{len(made)} rows for this name"
+        refuse(path, came, "at least one row, and .jsonl, .jsonl.gz or .json", "Rename it.")
+    if path.suffix == ".json":
+        text = json.dumps(made, ensure_ascii=False, indent=2) + "\n"
+    else:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    data = text.encode()
     part.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     os.replace(part, path)
     return path
 
 
-def to_row(record: Record) -> dict[str, Any]:
-    """The record in TRL's columns; ``provenance`` holds only what differs from its defaults."""
-    row = {name: _to_json(value) for name, value in vars(record).items()}
+def to_row(record: Record, dialect: str = "trl", number: int = 1) -> dict[str, Any]:
+    """The record in the columns of TRL, or of another dialect; ``number`` is for its messages.
+
+    ``provenance`` holds only what differs from its defaults, and ``simulated`` is never left out.
+    """
+    if dialect != "trl" and dialect not in DIALECTS:
+        refuse("dialect", f"{dialect!r} came", f"one of {['trl', *DIALECTS]}", "Choose one.")
+    if isinstance(record, Prompt):
+        row = {name: _to_json(value) for name, value in vars(record).items()}
+        return row if dialect == "trl" else written(record, dialect, number)
+    who, named = record.provenance, False
+    if dialect == "trl":
+        row = _columns(record)
+    else:
+        row, how = written(record, dialect, number), DIALECTS[dialect]
+        named = how.named
+        who = replace(who, extra={k: v for k, v in who.extra.items() if k not in how.tells})
+    told = _to_json(who)
+    if told or named:
+        row["provenance"] = told
+    if who.simulated:
+        row["simulated"] = True
+    return row
+
+
+def _columns(record: Record) -> dict[str, Any]:
+    """TRL's columns, the provenance aside."""
+    row = {name: _to_json(v) for name, v in vars(record).items() if name != "provenance"}
     if isinstance(record, Comparison) and record.margin is None:
         del row["margin"]
     if isinstance(record, Demonstration) and record.prompt == "":
         del row["prompt"]
         row["text"] = row.pop("completion")
-    if not isinstance(record, Prompt):
-        if record.provenance.simulated:
-            row["simulated"] = True
-        if not row["provenance"]:
-            del row["provenance"]
     return row
 
 

@@ -20,6 +20,7 @@ from truing.data.schema import (
     Ranking,
     Record,
     Source,
+    Steps,
     Text,
 )
 from truing.data.sources import Row, Table, describe, refuse
@@ -180,6 +181,23 @@ def _label(row: Row, notes: Notes) -> Label:
     return Label(prompt, completion, label, provenance)
 
 
+def _steps(row: Row, notes: Notes) -> Steps:
+    given, labels = row.values["completions"], row.values["labels"]
+    if not isinstance(given, list) or not given or not all(isinstance(s, str) for s in given):
+        row.refuse("completions", f"{describe(given)} came", "a list of steps, each a text")
+    if not isinstance(labels, list) or len(labels) != len(given):
+        row.refuse("labels", f"{describe(labels)} came", f"a list of {len(given)} labels")
+    right = tuple(_truth(row, f"labels[{i}]", label) for i, label in enumerate(labels))
+    prompt, texts = _texts(row, notes, {"completions[0]": given[0]})
+    texts += given[1:]  # each goes on where the one before ends
+    return Steps(
+        prompt,
+        tuple(texts),
+        right,
+        _provenance(row, notes, "prompt", "completions", "labels"),
+    )
+
+
 def _demonstration(row: Row, notes: Notes) -> Demonstration:
     if row.values.get("label") in (True, False):  # a label in words is a column like any other
         todo = "Keep the rows whose label is true and drop the column."
@@ -267,6 +285,7 @@ READERS: dict[type[Record], dict[Columns, Reader]] = {
     Comparison: {("chosen", "rejected"): _comparison},
     Ranking: {("completions", "ranks"): _ranking, ("chosen", "rejected"): _two},
     Label: {("prompt", "completion", "label"): _label},
+    Steps: {("prompt", "completions", "labels"): _steps},
     Prompt: {
         ("chosen", "rejected"): _prompt,
         ("messages",): _prompt,

@@ -110,8 +110,19 @@ class Label:
     provenance: Provenance = Provenance()
 
 
-Record = Prompt | Demonstration | Comparison | Ranking | Label
+@dataclass(frozen=True)
+class Steps:
+    """A solution in steps, each right or wrong (``prompt``, ``completions``, ``labels``)."""
+
+    prompt: Text
+    completions: tuple[Text, ...]
+    labels: tuple[bool, ...]
+    provenance: Provenance = Provenance()
+
+
+Record = Prompt | Demonstration | Comparison | Ranking | Label | Steps
 
 KINDS: dict[str, type[Record]] = {
-    kind.__name__.lower(): kind for kind in (Prompt, Demonstration, Comparison, Ranking, Label)
+    kind.__name__.lower(): kind
+    for kind in (Prompt, Demonstration, Comparison, Ranking, Label, Steps)
 }

@@ -28,7 +28,7 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Names the splits of a folder that `datasets` saved.
 _SAVED = "dataset_dict.json"
 # Columns of a csv file whose cells hold something other than text: they are read as JSON.
-_LISTS = {"messages", "completions", "responses", "ranks", "provenance"}
+_LISTS = {"messages", "completions", "responses", "ranks", "scores", "labels", "provenance"}
 _STRUCTURED = _LISTS | {"label", "margin", "key", "simulated"}
 
 

@@ -25,9 +25,10 @@ from truing.data.schema import (
     Provenance,
     Ranking,
     Record,
+    Steps,
 )
 
-KINDS: list[type[Record]] = [Prompt, Demonstration, Comparison, Ranking, Label]
+KINDS: list[type[Record]] = [Prompt, Demonstration, Comparison, Ranking, Label, Steps]
 
 # --- round trips ----------------------------------------------------------------------------------
 
@@ -75,6 +76,10 @@ def datasets_of_one_kind(draw: st.DrawFn) -> list[Record]:
             rows.append(Ranking(prompt, tuple(answers), tuple(ranks), made))
         elif kind is Label:
             rows.append(Label(prompt, answers[0], draw(st.booleans()), made))
+        elif kind is Steps:
+            steps = tuple(draw(st.lists(words, min_size=1, max_size=3)))
+            right = tuple(draw(st.booleans()) for _ in steps)
+            rows.append(Steps(draw(words), steps, right, made))
         elif kind is Demonstration and draw(st.booleans()):
             rows.append(Demonstration("", draw(words), made))
         elif kind is Demonstration:
@@ -85,7 +90,7 @@ def datasets_of_one_kind(draw: st.DrawFn) -> list[Record]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=datasets_of_one_kind(), suffix=st.sampled_from([".jsonl", ".jsonl.gz"]))
+@given(rows=datasets_of_one_kind(), suffix=st.sampled_from([".jsonl", ".jsonl.gz", ".json"]))
 def test_what_is_saved_is_loaded(rows: list[Record], suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = save(rows, Path(folder) / "new" / f"rows{suffix}")
@@ -99,7 +104,7 @@ def test_what_is_saved_is_loaded(rows: list[Record], suffix: str) -> None:
 
 
 columns = ["prompt", "completion", "messages", "text", "chosen", "rejected"]
-columns += ["margin", "completions", "ranks", "label"]
+columns += ["margin", "completions", "ranks", "label", "labels", "scores"]
 any_value = st.none() | values | st.lists(st.sampled_from([0, 1, "a", {"role": "user"}]))
 
 

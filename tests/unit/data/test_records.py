@@ -78,11 +78,10 @@ def test_columns(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "row", "needed"),
     [
-        (Comparison, RANKED, "chosen + rejected"),
         (Comparison, THUMB, "chosen + rejected"),
         (
             Ranking,
-            {"completions": ["a"], "labels": [True]},
+            {"completions": ["a"], "votes": [True]},
             "completions + ranks or chosen + rejected",
         ),
         (Label, PAIR, "prompt + completion + label"),
