@@ -20,12 +20,12 @@ House = dict[str, str]
 # STAIRS adds what else it may see on its own floor.
 FLOORS = {
     **dict.fromkeys(("algorithms", "stats"), 0),
-    **dict.fromkeys(("config", "console", "keys", "lineage", "retired", "run"), 1),
+    **dict.fromkeys(("config", "console", "keys", "lineage", "retired", "run", "writing"), 1),
     **dict.fromkeys(("settings", "settings_judging", "settings_online"), 1),
     **dict.fromkeys(("data", "models"), 2),
     **dict.fromkeys(("generation", "rewards"), 3),
     **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
-    **dict.fromkeys(("verify", "worlds"), 5),
+    **dict.fromkeys(("doctor", "verify", "worlds"), 5),
     "quickstart": 6,
     **dict.fromkeys(("__main__", "cli"), 7),
 }
@@ -33,7 +33,7 @@ STAIRS = {
     "settings": ("config", "retired"),
     "settings_judging": ("config", "settings"),
     "settings_online": ("config", "retired", "settings"),
-    "run": ("config", "console", "lineage"),
+    "run": ("config", "console", "lineage", "writing"),
     "models": ("data",),
     "rewards": ("generation",),
     "__main__": ("cli",),
@@ -41,11 +41,12 @@ STAIRS = {
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
     *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings", "verify"),
-    *("settings_judging", "settings_online"),
+    *("settings_judging", "settings_online", "writing"),
+    *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )
-FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 7000
+FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 9000
 TOLERANCE = 1e-3
 
 

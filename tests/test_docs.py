@@ -61,6 +61,8 @@ def check_command(words: list[str]) -> None:
         words = words[3:]
     if words[0] == "truing":
         name, *rest = words[1:]
+        if name == "doctor" and rest[0] in COMMANDS:
+            name, *rest = rest
         if name != "--version":
             parse(COMMANDS[name].config, rest, prog=f"truing {name}")
     elif words[0] == "make":

@@ -11,6 +11,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import NamedTuple
 
+from pydantic import create_model
+
 from truing import console, settings, settings_judging, settings_online
 from truing.config import ConfigError, Topic, nearest, parse
 
@@ -42,6 +44,11 @@ COMMANDS: dict[str, Command] = {
         "truing.feedback.collect:compare",
         "turn samples into comparisons by asking a reward",
     ),
+    "convert": Command(
+        settings_judging.ConvertConfig,
+        "truing.feedback.convert:run",
+        "rows of one tool's format into another's",
+    ),
     "reward": Command(
         settings.RewardConfig, "truing.stages.reward:run", "learn a score from comparisons"
     ),
@@ -69,6 +76,11 @@ COMMANDS: dict[str, Command] = {
         settings_judging.WinrateConfig,
         "truing.evaluate.winrate:run",
         "which of two models is better, with its interval",
+    ),
+    "doctor": Command(
+        settings.DoctorConfig,
+        "truing.doctor.run:run",
+        "what happened in a run, or would in one (truing doctor ppo ...), and what to do",
     ),
     "verify": Command(
         settings.VerifyConfig,
@@ -105,6 +117,8 @@ def _dispatch(args: list[str]) -> int:
         hint = f"did you mean truing {near}?" if near else "truing --help lists all."
         return _error(f"unknown command {name}; {hint}", 2)
     command = COMMANDS[name]
+    if name == "doctor" and rest and issubclass(_config(rest[0]), settings.TrainingConfig):
+        name, command, rest = f"doctor {rest[0]}", _examined(rest[0]), rest[1:]
     try:
         config = parse(command.config, rest, prog=f"truing {name}")
     except ConfigError as error:
@@ -120,6 +134,19 @@ def _dispatch(args: list[str]) -> int:
             raise
         return _error(f"{error}\nTRUING_DEBUG=1 shows where.", 1)
     return 0
+
+
+def _config(name: str) -> type[Topic]:
+    """The settings of a command; no training's for a name that is none."""
+    return COMMANDS[name].config if name in COMMANDS else Topic
+
+
+def _examined(stage: str) -> Command:
+    """The doctor before a training: its settings, and how many steps to try."""
+    of = COMMANDS[stage]
+    both = create_model(of.config.__name__, __base__=(settings.TrialTopic, of.config))
+    both.__doc__ = of.config.__doc__
+    return Command(both, "truing.doctor.ahead:run", of.about)
 
 
 def _error(message: str, status: int) -> int:
@@ -140,5 +167,6 @@ def _overview() -> None:
         "Start with            [cyan]truing quickstart[/cyan]\n"
         "Settings of a stage   [cyan]truing sft --help[/cyan]\n"
         "From a file           [cyan]truing sft --config sft.yaml --learning-rate 1e-5[/cyan]\n"
-        "What it would take    [cyan]truing sft --config sft.yaml --dry-run[/cyan]"
+        "What it would take    [cyan]truing doctor sft --config sft.yaml[/cyan]\n"
+        "What happened in it   [cyan]truing doctor runs/sft[/cyan]"
     )

@@ -82,13 +82,22 @@ def read_yaml(path: str | Path) -> dict[str, object]:
     try:
         content: object = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read the config file {path}: {error.strerror}{_beside(Path(path))}"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not content or not isinstance(content, dict):
         came = type(content).__name__ if content else "nothing"
         raise ConfigError(f"{path} must hold lines such as `learning_rate: 1e-5`, got {came}")
     return {str(key): value for key, value in cast(dict[object, object], content).items()}
+
+
+def _beside(path: Path) -> str:
+    """A hint at the file with the nearest name, or at the folder."""
+    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest(path.name, there)
+    return f". Did you mean {path.with_name(near)}?" if near else ". Check the path"
 
 
 def from_yaml(cls: type[C], path: str | Path, overrides: Mapping[str, object] | None = None) -> C:
@@ -119,7 +128,9 @@ def parse(cls: type[C], args: Sequence[str], *, prog: str = "truing") -> C:
         name: _shown(info, values.get(name, info.default))
         for name, info in cls.model_fields.items()
     }
-    form = tyro.cli(_form(cls, shown), args=words, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
+    # Made here, the form has no source whose comments could be help: looking for it takes long.
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+    form = tyro.cli(_form(cls, shown), args=words, prog=prog, config=markers)
     given: dict[str, object] = {}
     for group in cast(Mapping[str, object], vars(form)).values():
         # What comes back as it was shown was not given: the value from YAML keeps its type.
@@ -214,8 +225,10 @@ def _explain(cls: type[Topic], error: ValidationError) -> str:
         elif field_name in needs:
             line = f"or {needed.removeprefix('it should ')}"
         else:
-            quotes = ", so put it in quotes" if found["type"] == "string_type" else ""
-            line = f"{field_name}: got {found['input']!r}, but {needed}{quotes}"
+            todo = ", so put it in quotes" if found["type"] == "string_type" else ""
+            if found["input"] is None:
+                todo = "; write one, or take the line out"
+            line = f"{field_name}: got {found['input']!r}, but {needed}{todo}"
         needs.setdefault(field_name, []).append(line)
     return "\n".join(" ".join(lines) for lines in needs.values())
 

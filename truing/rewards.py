@@ -165,10 +165,18 @@ def score(reward: Reward, prompts: Sequence[Text], completions: Sequence[str]) -
             "must return one for each, in order"
         )
     for row, value in enumerate(scores):
-        good = isinstance(value, int | float) or hasattr(value, "__float__")
-        if not good or not math.isfinite(float(value)):
+        if not _finite(value):
             raise ValueError(
                 f"the reward gave {value!r} for completion {row} ({completions[row][:60]!r}): it "
                 "must be a finite number"
             )
     return [float(value) for value in scores]
+
+
+def _finite(value: Any) -> bool:
+    if not isinstance(value, int | float) and not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, RuntimeError):  # such as a tensor of several numbers
+        return False

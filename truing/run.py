@@ -12,7 +12,6 @@ a distributed run writes; the others hold a silent ``Run``.
 
 import fcntl
 import json
-import math
 import os
 import platform
 import subprocess
@@ -33,10 +32,13 @@ from pydantic import BaseModel
 from truing import console
 from truing.config import to_yaml
 from truing.lineage import RECORDS, Parent, hash_file, hash_folder, hash_json
+from truing.writing import check_place, plain, write_json, written
 
 _LOGS = ("metrics.jsonl", "samples.jsonl")
 # Settings that say how to go on, not what to do.
 _ABOUT_RESUMING = ("output_dir", "force_resume", "dry_run")
+# What is in every run.json.
+_OF_A_RUN = {"stage", "status", "parents"}
 _PACKAGES = ("truing", "torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
 
 
@@ -71,9 +73,11 @@ class Run:
         parents: Sequence[Parent] = (),
         threads: int | None = None,
         device: str = "cpu",
+        data: Mapping[str, Any] | None = None,
     ) -> Self:
         """Make the folder and write config.yaml and run.json, or go on in an unfinished run's.
 
+        ``data``: what its rows are like, to be kept in run.json.
         ``threads``, ``device``: on what it computes; sums, and so the last digits, depend on that.
         Raises ValueError where the folder holds something else, where another process runs there,
         and where settings or parents are others than they were, unless ``config.force_resume``.
@@ -91,21 +95,25 @@ class Run:
             "versions": _versions(),
             "git": _git(),
             "machine": _machine(threads, device),
+            **({"data": dict(data)} if data else {}),
         }
         if run.writes:
             before = _unfinished(path, stage)
-            path.mkdir(parents=True, exist_ok=True)
+            with written(path):
+                path.mkdir(parents=True, exist_ok=True)
+            left = (path / "lock").exists()  # by a run that was killed
             # Given back at the end, or with the object, or with the process.
             run._release = weakref.finalize(run, os.close, _locked(path))
             try:
                 if before:
                     run._go_on(before, config)
-            except ValueError:
-                run._release()
+                with written(path / "config.yaml"):
+                    (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+                run.info["config_sha256"] = hash_file(path / "config.yaml")
+                run._save()
+            except BaseException:
+                run._unlock(keep=left)
                 raise
-            (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-            run.info["config_sha256"] = hash_file(path / "config.yaml")
-            run._save()
         return run
 
     def _go_on(self, before: dict[str, Any], config: BaseModel) -> None:
@@ -165,9 +173,18 @@ class Run:
             raise ValueError(
                 f"{folder} is no run folder: it has no run.json. Give the output_dir of a run"
             ) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is damaged ({error}); run that stage again") from None
-        return cls(Path(folder), info, writes=os.environ.get("RANK", "0") == "0")
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise ValueError(
+                f"{file} is damaged ({error}); run that stage again, in another folder"
+            ) from None
+        if not isinstance(info, dict) or not _OF_A_RUN.issubset(cast(dict[str, Any], info)):
+            raise ValueError(
+                f"{file} is not what a run writes, which has {', '.join(sorted(_OF_A_RUN))} in it. "
+                "Give the output_dir of a run"
+            )
+        return cls(
+            Path(folder), cast(dict[str, Any], info), writes=os.environ.get("RANK", "0") == "0"
+        )
 
     @property
     def name(self) -> str:
@@ -213,7 +230,7 @@ class Run:
             logs = [name for name in _LOGS if (self.path / name).exists()]
             self.info["logs_sha256"] = {name: hash_file(self.path / name) for name in logs}
             self.info["sha256"] = hash_folder(self.path, RECORDS)
-        self._close("finished", summary={**self.info.get("summary", {}), **_plain(summary)})
+        self._close("finished", summary={**self.info.get("summary", {}), **plain(summary)})
 
     def progress(self, total: int, description: str) -> AbstractContextManager[console.Progress]:
         """A progress bar on a terminal; elsewhere one printed line per logging_steps."""
@@ -237,7 +254,9 @@ class Run:
         if isinstance(error, KeyboardInterrupt):
             self._close("stopped")
         elif error is not None:
-            self._close("failed", error=f"{type(error).__name__}: {error}")
+            # A full disk refuses this too, and what went wrong first is what is to be told.
+            with suppress(OSError):
+                self._close("failed", error=f"{type(error).__name__}: {error}")
         elif self.info["status"] == "running":
             self.finish({})
 
@@ -245,8 +264,13 @@ class Run:
         seconds = self._spent + time.time() - self._began
         self.info.pop("error", None)
         self.info |= {"status": status, "closed": _now(), "seconds": round(seconds, 1), **more}
-        self._save()
-        if self.writes:
+        try:
+            self._save()
+        finally:
+            self._unlock()
+
+    def _unlock(self, *, keep: bool = False) -> None:
+        if self.writes and not keep:
             (self.path / "lock").unlink(missing_ok=True)
         self._release()
 
@@ -257,9 +281,10 @@ class Run:
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         if self.writes:
-            with open(self.path / name, "a", encoding="utf-8") as file:
+            place = self.path / name
+            with written(place), open(place, "a", encoding="utf-8") as file:
                 for line in lines:
-                    file.write(json.dumps(_plain(line), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         file = self.path / name
@@ -270,18 +295,6 @@ class Run:
         return [json.loads(line) for line in lines if line]
 
 
-def write_json(path: str | Path, figures: object) -> None:
-    """Write figures for machines, readable by people too; folders on the way are made.
-
-    It is done in one move, so that a reader never meets half a file, nor one that stopped there.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(f"{path}.tmp")
-    text = json.dumps(figures, indent=2, ensure_ascii=False)
-    draft.write_text(text + "\n", encoding="utf-8")
-    os.replace(draft, path)
-
-
 def _unfinished(path: Path, stage: str) -> dict[str, Any] | None:
     """run.json of the unfinished run of this stage in a folder; None where there is nothing yet.
 
@@ -289,6 +302,7 @@ def _unfinished(path: Path, stage: str) -> dict[str, Any] | None:
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"output_dir {path} is a file; give the name of a new folder")
+    check_place("output_dir", path)
     # A run that was killed while it began has left no more than these.
     if not path.is_dir() or {p.name for p in path.iterdir()} <= {"lock", "config.yaml"}:
         return None
@@ -322,7 +336,7 @@ def _changes(
     path: Path, before: Mapping[str, Any], now: Mapping[str, Any], config: BaseModel
 ) -> list[str]:
     """What differs from an unfinished run, a line each: settings, and what it was made from."""
-    was = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    was = _settings(path / "config.yaml")
     new = config.model_dump(mode="json")
     found = [
         f"{name}: was {console.show(was.get(name))}, is {console.show(new[name])}"
@@ -338,17 +352,18 @@ def _changes(
     return found
 
 
-def _plain(value: Any) -> Any:
-    """The same value as JSON can hold it: numpy and torch scalars as numbers, NaN as null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in cast(Mapping[object, object], value).items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in cast(Sequence[object], value)]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _settings(file: Path) -> dict[str, Any]:
+    """The settings that a run began with. Raises ValueError where they cannot be read."""
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{file} does not tell any more how the run began ({error}): put it back as it was, or "
+            "give another --output-dir"
+        ) from None
+    return cast(dict[str, Any], settings)
 
 
 def _now() -> str:

@@ -364,3 +364,24 @@ class VerifyConfig(CommandTopic):
         description="The folder of a run.",
         json_schema_extra={"positional": True},
     )
+
+
+class DoctorConfig(CommandTopic):
+    """Doctor: what happened in a run, or would in one, and what to do"""
+
+    run: str = Field(
+        description="The folder of a run; or a training and its settings (truing doctor ppo ...): "
+        "what it would do, how long, with how much memory, and what looks like a mistake.",
+        json_schema_extra={"positional": True},
+    )
+
+
+class TrialTopic(Topic):
+    """Trial: a few steps, to see how long they take"""
+
+    trial_steps: int = Field(
+        2,
+        ge=0,
+        description="Steps to time, after a first one that is not counted, in a folder beside "
+        "output_dir that is thrown away. 0: none, and no time is told.",
+    )

@@ -113,3 +113,27 @@ class WinrateConfig(PromptsTopic, SamplingTopic, LoadTopic, CommandTopic):
     output_file: str | None = Field(
         None, description="JSON file for the figures and both texts. None: only printed."
     )
+
+
+class ConvertConfig(CommandTopic):
+    """Convert: rows of one format into those of another"""
+
+    dataset_name: str = Field(
+        description="A file, a folder or a hub name, in any format that trainings read.",
+        json_schema_extra={"positional": True},
+    )
+    dataset_train_split: str = Field("train", description="Split to convert, where there are any.")
+    kind: Literal["prompt", "demonstration", "comparison", "ranking", "label", "steps"] = Field(
+        description="What each row is read as. Rankings read as comparisons become all their pairs."
+    )
+    to: Literal[
+        "trl",
+        "hh",
+        "alpaca",
+        "sharegpt",
+        "ultrafeedback",
+        "openassistant",
+        "argilla",
+        "labelstudio",
+    ] = Field("trl", description="Format to write; docs/data.md says what each can hold.")
+    output_file: str = Field(description="File to write: .jsonl, .jsonl.gz or .json (a list).")

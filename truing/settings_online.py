@@ -213,7 +213,8 @@ class OnlineConfig(
     def _agree(self) -> Self:
         episodes = self.per_device_train_batch_size * self.gradient_accumulation_steps
         complaints = {
-            "reward_weights must be as many as rewards": self.reward_weights
+            f"reward_weights must be as many as rewards: got {len(self.reward_weights)} for "
+            f"{len(self.reward)}": self.reward_weights
             and len(self.reward_weights) != len(self.reward),
             "use_score_norm needs use_score_scaling: true": self.use_score_norm
             and not self.use_score_scaling,

@@ -77,6 +77,7 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ([math.nan, 1.0], r"gave nan for completion 0 \(' in the end'\)"),
         ([1.0, -math.inf], "gave -inf for completion 1"),
         (["1", 1.0], "gave '1' for completion 0"),
+        (torch.zeros(2, 3), r"gave tensor\(\[0., 0., 0.\]\) for completion 0"),
         (None, "returned None for 2 completions: it must return a list"),
         (0.5, "returned 0.5 for 2 completions: it must return a list"),
     ],

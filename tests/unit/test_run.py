@@ -11,8 +11,9 @@ import pytest
 
 from truing import console
 from truing.lineage import RECORDS, Parent, hash_file, hash_folder
-from truing.run import Run, write_json
+from truing.run import Run
 from truing.settings import QuickstartConfig, SftConfig
+from truing.writing import write_json
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
 

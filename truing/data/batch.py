@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -66,6 +67,11 @@ class Encoder:
     def eos(self) -> int:
         return int(self.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
 
+    @property
+    def told(self) -> str:
+        """The counts in words."""
+        return ", ".join(f"{note}: {n}" for note, n in self.counts.items()) or "none was read"
+
     @cached_property
     def chat_template(self) -> str | None:
         """The template in use; None when the tokenizer has none and none was named."""
@@ -100,12 +106,19 @@ class Encoder:
                 "the data holds chat messages but the tokenizer has no chat template: set "
                 "chat_template to 'plain' (\"User: ...\"), 'hh' (\"Human: ...\") or a Jinja file"
             )
-        return self.tokenizer.apply_chat_template(  # pyright: ignore[reportReturnType]
-            [{"role": m.role, "content": m.content} for m in messages],
-            chat_template=self.chat_template,
-            add_generation_prompt=generate,
-            tokenize=False,
-        )
+        try:
+            return self.tokenizer.apply_chat_template(  # pyright: ignore[reportReturnType]
+                [{"role": m.role, "content": m.content} for m in messages],
+                chat_template=self.chat_template,
+                add_generation_prompt=generate,
+                tokenize=False,
+            )
+        except TemplateError as error:
+            roles = ", ".join(m.role for m in messages)
+            raise ValueError(
+                f"the chat template ({self.template}) refuses messages of the roles {roles}: "
+                f"{error}. Give another chat_template, or mend the rows"
+            ) from None
 
     def prompt(self, prompt: Text) -> tuple[int, ...]:
         """Ids of a prompt that a response is to follow: the same in training and sampling."""

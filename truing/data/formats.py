@@ -20,6 +20,7 @@ from truing.data.records import columns_for, record_of
 from truing.data.schema import Comparison, Demonstration, Message, Prompt, Provenance, Record
 from truing.data.sources import DataError, read, refuse, splits
 from truing.lineage import Parent
+from truing.writing import written as writable
 
 __all__ = ["SIMULATED", "DataError", "Dataset", "load", "save", "splits", "to_row"]
 
@@ -157,11 +158,15 @@ def save(rows: Iterable[Record], path: str | Path, dialect: str = "trl") -> Path
         text = json.dumps(made, ensure_ascii=False, indent=2) + "\n"
     else:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    data = text.encode()
-    part.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    os.replace(part, path)
+    part, data = path.with_name(path.name + ".part"), text.encode()
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
     return path
 
 

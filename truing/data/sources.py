@@ -268,6 +268,9 @@ def _folder(path: Path, split: str) -> Iterator[tuple[str, int, Any]]:
         return _saved(path, split)
     wanted = [p for p in _data_files(path) if _split(p) == split]
     needed = f"one file {split}.*, or its shards {split}-00000-of-00002.*"
+    if not _data_files(path):
+        todo = "Put the file there, or name it itself."
+        refuse(path, "a folder without data files came", needed, todo)
     if not wanted:
         refuse(path, f"it holds the splits {splits(path)}", needed, "Name one that is there.")
     if len(wanted) > 1 and not all("-of-" in p.name for p in wanted):
@@ -280,7 +283,12 @@ def _saved(path: Path, split: str) -> Iterator[tuple[str, int, Any]]:
     # Third party, imported late: it takes a second, and most runs read plain files.
     import datasets
 
-    loaded: Any = datasets.load_from_disk(str(path))
+    try:
+        loaded: Any = datasets.load_from_disk(str(path))
+    # Its own errors for a damaged folder are of many kinds.
+    except Exception as error:
+        came = f"`datasets` cannot read what it saved ({type(error).__name__}: {error})"
+        refuse(path, came, "a folder as save_to_disk leaves it", "Save it again.")
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             came = f"it holds the splits {splits(path)}"

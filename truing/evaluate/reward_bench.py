@@ -21,9 +21,9 @@ from truing import console
 from truing.data.formats import SIMULATED, load
 from truing.data.schema import Comparison, Ranking, Text
 from truing.rewards import ModelReward, Reward, judge, score, simulated
-from truing.run import write_json
 from truing.settings_judging import RewardBenchConfig
 from truing.stats.ratings import numbered, pair_accuracy
+from truing.writing import check_output, write_json
 
 WORDS = 5000  # vocabulary of the bag of words
 RIDGE = 1.0
@@ -80,6 +80,11 @@ def plain(text: Text) -> str:
 def run(config: RewardBenchConfig) -> dict[str, Any]:
     """Accuracy of a reward on the pairs of a file, with intervals clustered by prompt."""
     rankings = load(config.dataset_name, Ranking, split=config.dataset_test_split)
+    train: list[Comparison] = []
+    if config.train_dataset_name is not None:
+        train, _ = pairs_of(load(config.train_dataset_name, Ranking).rows)
+    if config.output_file is not None:
+        check_output(config.output_file)
     reward = judge(config)
     model = reward if isinstance(reward, ModelReward) else None
     read = [r for r in rankings.rows if model is None or model.reads(r.prompt)]
@@ -99,8 +104,7 @@ def run(config: RewardBenchConfig) -> dict[str, Any]:
     margins = {"reward": reward_margins(reward, rows), "longer wins": length_margins(rows)}
     if model is not None and model.cut:  # said by the model itself
         counts["responses cut to the reward model's context"] = model.cut
-    if config.train_dataset_name is not None:
-        train, _ = pairs_of(load(config.train_dataset_name, Ranking).rows)
+    if train:
         margins["bag of words"] = bag_of_words(train, rows)
     marked = SIMULATED in rankings.noted
     accuracies = {name: pair_accuracy(m, keys)._asdict() for name, m in margins.items()}

@@ -9,12 +9,12 @@ from truing.data.formats import load, to_row
 from truing.data.schema import Prompt
 from truing.generation.engine import Sampling
 from truing.generation.sample import complete
-from truing.models.loading import Loading
+from truing.models.loading import Loading, resolve
 from truing.models.model import load_policy
 from truing.rewards import load_reward, score, simulated
-from truing.run import write_json
 from truing.settings_judging import WinrateConfig
 from truing.stats.ratings import length_controlled_win_rate, numbered, win_rate
+from truing.writing import check_output, write_json
 
 
 def run(config: WinrateConfig) -> dict[str, Any]:
@@ -25,6 +25,14 @@ def run(config: WinrateConfig) -> dict[str, Any]:
     """
     rows = load(config.prompts, Prompt, split=config.dataset_test_split).rows[: config.num_prompts]
     prompts = [p.prompt for p in rows]
+    if len(set(prompts)) < 2:
+        raise ValueError(
+            f"an interval needs at least two prompts, got {len(set(prompts))}: add prompts"
+        )
+    for name in (config.run_a, config.run_b):
+        resolve(name)  # the second, too, before the first has answered everything
+    if config.output_file is not None:
+        check_output(config.output_file)
     # The tokenizer's settings are about the two policies.
     reward = load_reward(config.reward, Loading.of(config).beside())
     texts, scores = {}, {}

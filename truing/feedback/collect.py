@@ -13,10 +13,15 @@ from truing.models.loading import Loading
 from truing.models.model import load_policy
 from truing.rewards import ModelReward, judge, score, simulated
 from truing.settings_judging import CompareConfig, SampleConfig
+from truing.writing import check_output
+
+# What `save` takes: found out before the work, not after it.
+ENDINGS = (".jsonl", ".jsonl.gz", ".json")
 
 
 def sample(config: SampleConfig) -> Path:
     """Write completions: a jsonl row of ``prompt`` and ``completion`` for each sample."""
+    check_output(config.output_file, ENDINGS)
     rows = load(config.prompts, Prompt, split=config.dataset_train_split)
     chosen = rows.rows[: config.num_prompts]
     prompts = [p.prompt for p in chosen]
@@ -66,6 +71,7 @@ def sample(config: SampleConfig) -> Path:
 
 def compare(config: CompareConfig) -> Path:
     """Write comparisons of samples of the same prompt, ordered by a reward."""
+    check_output(config.output_file, ENDINGS)
     rows = load(config.samples, Demonstration)
     reward = judge(config)
     scores = score(

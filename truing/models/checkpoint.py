@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 
 from truing.keys import generator
@@ -22,8 +23,9 @@ def add_lora(
 
     ``seed`` keys the adapters' first weights. A reward model's scalar head stays fully trainable:
     it starts from noise. What is trained is kept in float32 at least: small updates of a weight in
-    bfloat16 are lost.
+    bfloat16 are lost. Raises ValueError for ``targets`` that are not there.
     """
+    _check_targets(model.network, targets)
     reward = isinstance(model, RewardModel)
     config = LoraConfig(
         r=r,
@@ -45,23 +47,48 @@ def add_lora(
             weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
 
 
+def _check_targets(network: nn.Module, targets: str | list[str]) -> None:
+    """peft leaves out in silence what it does not find, as long as it finds anything at all."""
+    layers = dict(network.named_modules())
+    unknown = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in layers)]
+    if isinstance(targets, str) or not unknown:
+        return
+    there = {
+        name.rpartition(".")[2]
+        for name, layer in layers.items()
+        if getattr(getattr(layer, "weight", None), "ndim", 0) == 2
+    }
+    raise ValueError(
+        f"lora_target_modules names {', '.join(unknown)}, which the model does not have; it has "
+        f"{', '.join(sorted(there))}. Name some of these, or all-linear"
+    )
+
+
 def export(model: Model, folder: Path) -> Path:
     """Write ``model`` as a folder that plain transformers loads, adapters merged into the weights.
 
-    The folder appears whole or not at all: it is written beside its place and then renamed.
+    The folder appears whole or not at all: it is written beside its place and then renamed. Raises
+    OSError where it cannot be written.
     """
     target = folder / "model"
     draft = folder / "model.partial"
     shutil.rmtree(draft, ignore_errors=True)
     network: Any = model.network
-    if hasattr(network, "merge_and_unload"):
-        network.save_pretrained(folder / "adapter", safe_serialization=True)
-        network = _merged(network)
-    network.save_pretrained(draft, safe_serialization=True)
-    model.tokenizer.save_pretrained(draft)
-    if target.exists():
-        shutil.rmtree(target)
-    draft.rename(target)
+    try:
+        if hasattr(network, "merge_and_unload"):
+            network.save_pretrained(folder / "adapter", safe_serialization=True)
+            network = _merged(network)
+        network.save_pretrained(draft, safe_serialization=True)
+        model.tokenizer.save_pretrained(draft)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise OSError(
+            f"the model could not be written to {target} ({error}): make room, and give the same "
+            "command again, which goes on from the last checkpoint"
+        ) from error
     return target
 
 

@@ -16,7 +16,15 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from truing.data.batch import Layout, Tokens
-from truing.models.loading import Loading, load_tokenizer, prepare, refuse_missing, resolve
+from truing.models.loading import (
+    Loading,
+    load_tokenizer,
+    prepare,
+    reading,
+    refuse_missing,
+    refuse_other_tokenizer,
+    resolve,
+)
 from truing.models.model import Model, measure
 
 
@@ -78,7 +86,7 @@ def load_reward_model(
     loading = loading or Loading()
     place = resolve(source)
     tokenizer = load_tokenizer(place, loading)
-    with _quiet_about_new_head():
+    with _quiet_about_new_head(), reading(source):
         network, report = AutoModelForSequenceClassification.from_pretrained(
             place,
             num_labels=1,
@@ -97,6 +105,7 @@ def load_reward_model(
             f"{source} has weights of another shape than a model with one score needs: {names}; a "
             "classifier of several labels cannot become a reward model"
         )
+    refuse_other_tokenizer(source, network, tokenizer)
     new = {str(key) for key in report["missing_keys"]}
     refuse_missing(source, new - {"score.weight"})
     if new and trained:

@@ -20,7 +20,15 @@ from transformers.utils import logging
 from truing.algorithms.tokens import token_logp
 from truing.data.batch import SHARERS, Layout, Tokens, padded, shared
 from truing.models import precision
-from truing.models.loading import Loading, load_tokenizer, prepare, refuse_missing, resolve
+from truing.models.loading import (
+    Loading,
+    load_tokenizer,
+    prepare,
+    reading,
+    refuse_missing,
+    refuse_other_tokenizer,
+    resolve,
+)
 from truing.models.memory import release
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
@@ -279,11 +287,13 @@ def load_policy(source: Path | str, loading: Loading | None = None) -> Policy:
     loading = loading or Loading()
     place = resolve(source)
     tokenizer = load_tokenizer(place, loading)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        place, output_loading_info=True, **loading.options()
-    )
+    with reading(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place, output_loading_info=True, **loading.options()
+        )
     network, report = loaded
     refuse_missing(source, report["missing_keys"])
+    refuse_other_tokenizer(source, network, tokenizer)
     network.to(loading.device)
     prepare(network, loading)
     _stop_at_eos(network, tokenizer)
@@ -302,15 +312,25 @@ def _stop_at_eos(network: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _check_head(policy: Policy) -> None:
-    """Our head on hidden states must give the model's own logits; some family may scale anew."""
+    """Our head on hidden states must give the model's own logits; some family may scale anew, and
+    one of another kind has another head."""
     vocabulary = policy.core.config.get_text_config().vocab_size
     ids = torch.arange(1, 7, device=policy.device).remainder(vocabulary).unsqueeze(0)
     with evaluating(policy):
         hidden = policy.core.base_model(input_ids=ids, use_cache=False).last_hidden_state
         ours = policy.logits(hidden)
         theirs = policy.core(input_ids=ids).logits.to(ours.dtype)
-    if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-2):
+        if torch.allclose(ours, theirs, atol=1e-3, rtol=1e-2):
+            return
+        other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
+        again = policy.core(input_ids=other).logits.to(ours.dtype)
+    name = type(policy.core).__name__
+    if not torch.allclose(theirs[:, :-1], again[:, :-1], atol=1e-6, rtol=1e-5):
         raise ValueError(
-            f"{type(policy.core).__name__} changes its logits in a way this version does not "
-            f"know (largest difference {float((ours - theirs).abs().max()):.3g}): please report it"
+            f"{name} looks ahead: its logits depend on later tokens, so it cannot write text from "
+            "left to right. Choose a causal language model"
         )
+    raise ValueError(
+        f"{name} changes its logits in a way this version does not know (largest difference "
+        f"{float((ours - theirs).abs().max()):.3g}): please report it"
+    )

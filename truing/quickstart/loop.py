@@ -24,6 +24,7 @@ from truing.run import Run
 from truing.settings import QuickstartConfig
 from truing.worlds import measuring
 from truing.worlds.annotators import panel
+from truing.writing import check_place
 
 
 @dataclass
@@ -51,6 +52,9 @@ def run(config: QuickstartConfig, plan: Plan | None = None) -> Path:
         raise ValueError(
             f"the plan has seed {plan.seed}, the settings {config.seed}: give one seed"
         )
+    check_place("output_dir", folder)
+    if folder.is_file():
+        raise ValueError(f"output_dir {folder} is a file; give the name of a new folder")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give another --output-dir, or remove it")
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from truing.run import Run
 from truing.settings import DpoConfig, RewardConfig, SftConfig
 from truing.settings_online import PpoConfig
 from truing.stages import online, preference, reward, sft
+from truing.stages.outlook import Outlook
 from truing.stages.setup import Watch
 from truing.worlds import measuring
 from truing.worlds.replies import demonstration
@@ -160,7 +161,7 @@ def unbrake(folder: Path, plan: Plan, watch: Watch) -> None:
     trained(online.run(config, watch=watch))
 
 
-def trained(done: Run | None) -> Path:
-    """The folder of a stage's run; None would mean a dry run, which is never asked for here."""
-    assert done is not None
+def trained(done: Run | Outlook) -> Path:
+    """The folder of a stage's run; an outlook is of a dry run, which is never asked for here."""
+    assert isinstance(done, Run)
     return done.path

@@ -39,10 +39,14 @@ class Cast(NamedTuple):
     parents: list[Parent]
 
     @property
-    def onlookers(self) -> list[nn.Module]:
-        """The models that are not trained."""
+    def onlookers(self) -> dict[str, nn.Module]:
+        """The models that are not trained, by their roles."""
         judges = [reward.model for reward in self.rewards if isinstance(reward, ModelReward)]
-        return [*judges, *([self.reference] if self.reference else [])]
+        several = len(judges) > 1
+        roles: dict[str, nn.Module] = {
+            f"reward {i}" if several else "reward": model for i, model in enumerate(judges, 1)
+        }
+        return roles | ({"reference": self.reference} if self.reference else {})
 
     def reference_logp(self, layout: Layout, temperature: float) -> Tensor:
         """Log-probs (B, T) of the scored tokens under the reference policy."""
@@ -62,6 +66,12 @@ def casting(
     policy = load_policy(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, policy)
     prompts = encode_prompts(dataset, encoder, config.response_length)
+    if not prompts:
+        raise ValueError(
+            f"no prompt of {dataset.name} leaves room for {config.response_length} tokens of a "
+            f"response within {encoder.max_length}: lower response_length, shorten the prompts, or "
+            "raise max_length, as far as the model's context goes"
+        )
     with setup.apart(encoder, "evaluation"):
         shown = encode_prompts(held_out, encoder, config.response_length) if held_out else []
     plain = Loading.of(config).beside()
@@ -118,7 +128,7 @@ def pretraining_rows(config: Any, encoder: Encoder) -> tuple[list[Tokens], list[
         found = encode_rows(rows, replace(encoder, truncation_mode="keep_start"))
     if not found:
         raise ValueError(
-            f"no row of {rows.name} can be used ({dict(encoder.counts)}): raise max_length, or "
+            f"no row of {rows.name} can be used ({encoder.told}): raise max_length, or "
             "name other rows in ptx_dataset_name"
         )
     return found, [rows.parent("pretraining dataset")]

@@ -17,11 +17,12 @@ from torch import Tensor
 from truing import console
 from truing.data.batch import Tokens
 from truing.models.model import Model
-from truing.run import Run, write_json
-from truing.settings import TrainingConfig
+from truing.run import Run
+from truing.settings import SaveTopic, TrainingConfig
 from truing.stages.keeping import Keeper, Snapshot
 from truing.stages.learner import Diverged, Objective, evaluate
 from truing.stages.trainer import Loop, Step, Training
+from truing.writing import write_json
 
 Row = TypeVar("Row")
 
@@ -138,6 +139,12 @@ def drive(
     ``assess`` is called every ``eval_steps`` and after the last step, ``look`` before the first
     too. Returns the last metrics. Raises KeyboardInterrupt once it has stopped and saved.
     """
+    name = config.metric_for_best_model or ""
+    if name.startswith("eval_") and assess is None:
+        raise ValueError(
+            f"metric_for_best_model is {name}, but there is nothing to evaluate on: name the rows "
+            "in eval_dataset_name, or a metric of the training, such as loss"
+        )
     keeper = Keeper(run.path, config, writes=run.writes)
     tally = Tally(run, config.logging_steps)
     begun = go_on(run, loop, keeper, tally)
@@ -164,6 +171,7 @@ def drive(
             fresh = tally.add(step, final=final)
             if assess and (final or due(config.eval_steps, number)):
                 fresh |= tally.log(number, assess())
+            check_metric(config, tally, fresh)
             if final or due(config.log_completions_steps, number):
                 looked(number)
             better, stop = keeper.improves(number, fresh), asked() and not final
@@ -225,15 +233,30 @@ def snapshot(step: int, loop: Loop, tally: Tally) -> Snapshot:
     return Snapshot(step, loop.learner.tensors(), plain)
 
 
+def check_metric(config: TrainingConfig, tally: Tally, fresh: Mapping[str, float]) -> None:
+    """Raise ValueError at the first line that should hold the metric by which to choose."""
+    name = config.metric_for_best_model
+    if name is None or name in tally.last:
+        return
+    due = any(n.startswith("eval_") for n in fresh) if name.startswith("eval_") else bool(fresh)
+    # A step that is skipped has fewer metrics than others.
+    if due and config.guard_action != "skip":
+        raise no_metric(config, tally)
+
+
+def no_metric(config: SaveTopic, tally: Tally) -> ValueError:
+    return ValueError(
+        f"metric_for_best_model: no metric {config.metric_for_best_model!r} was logged; there are "
+        f"{', '.join(sorted(tally.last))}"
+    )
+
+
 def conclude(loop: Loop, keeper: Keeper, tally: Tally) -> dict[str, float]:
     """The last metrics; where a best checkpoint was asked for, its model and the step it is of."""
     if keeper.config.metric_for_best_model is None:
         return tally.last
     if keeper.best is None:
-        raise ValueError(
-            f"metric_for_best_model: no metric {keeper.config.metric_for_best_model!r} was logged; "
-            f"there are {', '.join(sorted(tally.last))}"
-        )
+        raise no_metric(keeper.config, tally)
     best = keeper.load(keeper.best.step)
     loop.learner.restore_weights(best.tensors, best.plain["learner"])
     return tally.last | {"best_step": best.step, "best_metric": keeper.best.value}

@@ -29,7 +29,7 @@ from truing.data.schema import Prompt
 from truing.keys import generator
 from truing.models.model import Policy
 from truing.rewards import SIMULATED_REWARD, simulated
-from truing.run import Run, write_json
+from truing.run import Run
 from truing.settings_online import OnlineConfig, PpoConfig, RlooConfig
 from truing.stages import outlook, setup
 from truing.stages.casting import Cast, casting
@@ -38,6 +38,7 @@ from truing.stages.estimate import Estimator, Lesson, Recipe, by_group, by_token
 from truing.stages.learner import Batch, Learner, Part, Sums, guarded, stat
 from truing.stages.rollout import Collector, Episode
 from truing.stages.trainer import Step, endless, rows_per_step
+from truing.writing import write_json
 
 RECIPES = {
     "ppo": Recipe("PPO", by_token, critic=True),
@@ -285,12 +286,14 @@ def check_endings(episodes: Sequence[Episode], config: OnlineConfig) -> None:
     console.say(f"[yellow]{found}: {todo}[/yellow]")
 
 
-def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> Run | None:
+def run(
+    config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None
+) -> Run | outlook.Outlook:
     """Improve a policy by a reward (docs/ppo.md). Writes a run folder with ``model/`` in it.
 
     ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples;
-    its figures are logged with ``eval_`` in front, beside those of the rollouts. Returns None for a
-    dry run, which only prints what would happen.
+    its figures are logged with ``eval_`` in front, beside those of the rollouts. A dry run
+    writes nothing and returns what would happen.
     """
     dataset, held_out = setup.datasets(config, Prompt)
     recipe = RECIPES[config.recipe]
@@ -301,14 +304,17 @@ def run(config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None) -> 
     say_what_begins_anew(config)
     planned = schedule(config, len(cast.prompts))
     lengths = [len(p.ids) + config.response_length for p in cast.prompts]
-    frozen = sum(p.numel() for model in cast.onlookers for p in model.parameters())
+    frozen = {role: sum(p.numel() for p in m.parameters()) for role, m in cast.onlookers.items()}
     scored = [config.response_length] * len(lengths)
-    outlook.announce(planned, cast.actor, lengths, scored, cast.encoder, dataset, frozen)
+    ahead = outlook.announce(
+        planned, cast.actor, lengths, scored, cast.encoder, dataset, held_out, frozen
+    )
     if config.dry_run:
-        return None
+        return ahead
     parents, policy = cast.parents, cast.actor.policy
-    with setup.opened(config, config.recipe, dataset, held_out, parents) as (run, accelerator):
-        for model in (cast.actor, *cast.onlookers):
+    opened = setup.opened(config, config.recipe, dataset, held_out, ahead.data, parents)
+    with opened as (run, accelerator):
+        for model in (cast.actor, *cast.onlookers.values()):
             model.to(accelerator.device)
         play = Online(accelerator, cast, planned, recipe, run)
         figures = drive(

@@ -1,8 +1,8 @@
 """What a run would do, told before it begins: rows, steps, tokens, parameters, memory."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from truing import console
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
+from truing.data.profile import Figures, lines, profile, spread
 from truing.models.actor import ActorCritic
 from truing.models.heads import ValueModel
 from truing.models.model import CHUNK, Model
@@ -26,14 +27,21 @@ LOGIT_COPIES = 4.5
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run would do, for ``--dry-run`` and for the line printed before training."""
+    """What a run would do. ``memory``: MB by what they are for; ``data``: what the rows are like;
+    ``notes``: what was counted while reading them."""
 
     steps: int
     rows: int
     tokens_per_step: float
     parameters: int
     trainable: int
-    memory_mb: float
+    memory: dict[str, float]
+    data: Figures = field(default_factory=dict[str, Any])
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def memory_mb(self) -> float:
+        return sum(self.memory.values())
 
     def show(self) -> None:
         console.table(
@@ -45,6 +53,7 @@ class Outlook:
                 "tokens in all": round(self.tokens_per_step * self.steps),
                 "parameters": self.parameters,
                 "trainable parameters": self.trainable,
+                **{f"memory, {role} (MB)": round(mb, 1) for role, mb in self.memory.items()},
                 "memory, estimated (MB)": round(self.memory_mb, 1),
             },
         )
@@ -56,38 +65,45 @@ def outlook(
     lengths: Sequence[int],
     scored: Sequence[int],
     world: int,
-    frozen: int = 0,
+    frozen: Mapping[str, int] | None = None,
 ) -> Outlook:
     """Steps, tokens and memory of a run. ``lengths``: tokens of each row, all its sequences;
-    ``scored``: those of them whose logits are needed; ``frozen``: parameters of models beside it
-    that are not trained.
+    ``scored``: those of them whose logits are needed; ``frozen``: parameters of the models beside
+    it that are not trained, by their roles.
 
     Memory: weights; gradients and two AdamW moments of what is trained; what `activation_bytes`
     finds for the tokens of the longest micro-batch; and of logits of a slice of its scored tokens
     `LOGIT_COPIES` in float32 (themselves, their softmax, gradients).
     """
-    parameters = sum(p.numel() for p in model.parameters()) + frozen
-    weights = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    others = dict(frozen or {})
+    policy = model.policy if isinstance(model, ActorCritic) else model
+    own = {id(p) for p in policy.parameters()}
+    weights = {"policy": 0, "critic": 0}
+    for p in model.parameters():
+        weights["policy" if id(p) in own else "critic"] += p.numel() * p.element_size()
+    learnt = [p for p in model.parameters() if p.requires_grad]
     text = model.core.config.get_text_config()
     mean = sum(lengths) / len(lengths)
-    rows = sorted(zip(lengths, scored, strict=True))[-config.per_device_train_batch_size :]
+    at_once = config.per_device_train_batch_size
+    # The part of a rollout that an optimiser step learns from may be smaller.
+    parts = getattr(config, "num_mini_batches", 1)
+    at_once = min(at_once, at_once * config.gradient_accumulation_steps // parts)
+    rows = sorted(zip(lengths, scored, strict=True))[-at_once:]
     tokens, targets = (sum(column) for column in zip(*rows, strict=True))
-    memory = (
-        sum(size for size, _ in weights)
-        + frozen * next(model.parameters()).element_size()
-        + 3 * sum(size for size, trained in weights if trained)
-        + tokens * activation_bytes(model, recomputed=config.gradient_checkpointing)
-        + LOGIT_COPIES * 4 * min(CHUNK, targets) * text.vocab_size
-    )
+    size = next(model.parameters()).element_size()
+    memory = weights | {role: n * size for role, n in others.items()}
+    memory["gradients and AdamW"] = 3 * sum(p.numel() * p.element_size() for p in learnt)
+    per_token = activation_bytes(model, recomputed=config.gradient_checkpointing)
+    memory["activations"] = round(tokens * per_token)
+    memory["logits"] = round(LOGIT_COPIES * 4 * min(CHUNK, targets) * text.vocab_size)
     steps = total_steps(len(lengths), config, world)
     return Outlook(
         steps=steps,
         rows=len(lengths),
         tokens_per_step=mean * total_rows(len(lengths), config, world) / steps,
-        parameters=parameters,
-        trainable=trainable,
-        memory_mb=memory / 2**20,
+        parameters=sum(p.numel() for p in model.parameters()) + sum(others.values()),
+        trainable=sum(p.numel() for p in learnt),
+        memory={role: size / 2**20 for role, size in memory.items() if size},
     )
 
 
@@ -130,23 +146,31 @@ def announce(
     scored: Sequence[int],
     encode: Encoder,
     rows: Dataset[Any],
-    frozen: int = 0,
-) -> None:
-    """Say what was counted while reading, and what the run will do; arguments as of `outlook`."""
-    for note, count in {**rows.notes, **encode.counts}.items():
+    held_out: Dataset[Any] | None,
+    frozen: Mapping[str, int] | None = None,
+) -> Outlook:
+    """Say what the rows are like, what was counted while reading, and what the run will do.
+    Arguments as of `outlook`."""
+    notes = {**rows.notes, **encode.counts}
+    for note, count in notes.items():
         console.say(f"[yellow]{escape(note)}: {count}[/yellow]")
     if not lengths:
         raise ValueError(
-            f"no row of {rows.name} can be used ({dict(encode.counts)}): raise max_length, or "
-            "shorten the prompts"
+            f"no row of {rows.name} can be used ({encode.told}): raise max_length, as far as the "
+            "model's context goes, or shorten the prompts"
         )
     if any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
         console.say(
             "[yellow]weights in bfloat16 are trained, whose eight bits lose small updates: set "
             "dtype: float32, or use_peft: true[/yellow]"
         )
+    data = profile(rows.rows, held_out.rows if held_out else None)
+    data |= {"tokens": sum(lengths), "row_tokens": spread(lengths)}
+    if int(os.environ.get("RANK", "0")) == 0:
+        console.table("Data", {"sha256": rows.sha256[:12], **lines(data)})
     world = int(os.environ.get("WORLD_SIZE", "1"))
     ahead = outlook(config, model, lengths, scored, world, frozen)
+    ahead = replace(ahead, data=data, notes=notes)
     if config.dry_run:
         ahead.show()
     else:
@@ -155,3 +179,4 @@ def announce(
             f"{ahead.trainable:,} of {ahead.parameters:,} parameters to train, about "
             f"{console.memory(ahead.memory_mb)} of memory"
         )
+    return ahead

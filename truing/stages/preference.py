@@ -113,11 +113,11 @@ def with_reference(pairs: Sequence[Pair], reference: Policy, batch_size: int) ->
     ]
 
 
-def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | None:
+def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook.Outlook:
     """Train on comparisons (docs/dpo.md). Writes a run folder with ``model/`` in it.
 
     ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples.
-    Returns None for a dry run, which only prints what would happen.
+    A dry run writes nothing and returns what would happen.
     """
     dataset, held_out = setup.datasets(config, Comparison)
     policy = load_policy(config.model_name_or_path, Loading.of(config))
@@ -128,11 +128,11 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | None:
     setup.adapt(config, policy)
     lengths = [cells(pair[:2], policy) for pair in pairs]
     scored = [len(pair.chosen.response) + len(pair.rejected.response) for pair in pairs]
-    outlook.announce(config, policy, lengths, scored, encoder, dataset)
+    ahead = outlook.announce(config, policy, lengths, scored, encoder, dataset, held_out)
     if config.dry_run:
-        return None
+        return ahead
     reference, parents = reference_policy(config, policy)
-    with setup.opened(config, "dpo", dataset, held_out, parents) as (run, accelerator):
+    with setup.opened(config, "dpo", dataset, held_out, ahead.data, parents) as (run, accelerator):
         policy.to(accelerator.device)
         reference.to(accelerator.device)
         size = config.per_device_eval_batch_size

@@ -119,10 +119,10 @@ def encode_rankings(dataset: Dataset[Ranking], encoder: Encoder) -> list[Ranked]
     return rows
 
 
-def run(config: RewardConfig) -> Run | None:
+def run(config: RewardConfig) -> Run | outlook.Outlook:
     """Train on comparisons or rankings (docs/reward.md). Writes a run folder with ``model/``.
 
-    Returns None for a dry run, which only prints what would happen.
+    A dry run writes nothing and returns what would happen.
     """
     dataset, held_out = setup.datasets(config, Ranking)
     model = load_reward_model(config.model_name_or_path, Loading.of(config))
@@ -136,10 +136,12 @@ def run(config: RewardConfig) -> Run | None:
         anchors = encode_reference(reference, encoder)
     setup.adapt(config, model)
     lengths = [cells(row.responses, model) for row in rows]
-    outlook.announce(config, model, lengths, [0] * len(lengths), encoder, dataset)
+    scored = [0] * len(lengths)
+    ahead = outlook.announce(config, model, lengths, scored, encoder, dataset, held_out)
     if config.dry_run:
-        return None
-    with setup.opened(config, "reward", dataset, held_out, reference.parents) as (run, accelerator):
+        return ahead
+    opened = setup.opened(config, "reward", dataset, held_out, ahead.data, reference.parents)
+    with opened as (run, accelerator):
         figures: dict[str, Any] = fit(
             run,
             accelerator,
@@ -203,7 +205,7 @@ def encode_reference(reference: Reference, encoder: Encoder) -> list[Tokens]:
     if rows := [tokens for tokens in encoded if tokens is not None]:
         return rows
     raise ValueError(
-        f"no {reference.name} can be used ({dict(encoder.counts)}), so the reward would have no "
+        f"no {reference.name} can be used ({encoder.told}), so the reward would have no "
         "zero: raise max_length, or name shorter rows in reward_reference"
     )
 

@@ -114,11 +114,13 @@ def opened(
     stage: str,
     rows: Dataset[Any],
     held_out: Dataset[Any] | None,
+    data: Mapping[str, Any],
     others: Sequence[Parent] = (),
 ) -> Iterator[tuple[Run, Accelerator]]:
     """The run folder and the accelerator of a stage; the run closes with the block.
 
-    ``others``: what it is made from besides the starting model and the datasets.
+    ``data``: what the rows are like. ``others``: what the run is made from besides the starting
+    model and the datasets.
     """
     parents = [
         Parent.of("policy", config.model_name_or_path),
@@ -136,6 +138,7 @@ def opened(
         parents=parents,
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",
+        data=data,
     )
     with run:
         if config.report_to:

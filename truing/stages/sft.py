@@ -59,10 +59,10 @@ def encode_rows(dataset: Dataset[Demonstration], encoder: Encoder) -> list[Token
     return kept
 
 
-def run(config: SftConfig) -> Run | None:
+def run(config: SftConfig) -> Run | outlook.Outlook:
     """Train on demonstrations (docs/sft.md). Writes a run folder with ``model/`` in it.
 
-    Returns None for a dry run, which only prints what would happen.
+    A dry run writes nothing and returns what would happen.
     """
     dataset, held_out = setup.datasets(config, Demonstration)
     policy = load_policy(config.model_name_or_path, Loading.of(config))
@@ -73,10 +73,10 @@ def run(config: SftConfig) -> Run | None:
     setup.adapt(config, policy)
     lengths = [row.length for row in rows]
     scored = [len(row.response) if config.completion_only_loss else row.length for row in rows]
-    outlook.announce(config, policy, lengths, scored, encoder, dataset)
+    ahead = outlook.announce(config, policy, lengths, scored, encoder, dataset, held_out)
     if config.dry_run:
-        return None
-    with setup.opened(config, "sft", dataset, held_out) as (run, accelerator):
+        return ahead
+    with setup.opened(config, "sft", dataset, held_out, ahead.data) as (run, accelerator):
         prompts = [d.prompt for d in (held_out or dataset).rows]
         look = setup.looker(run, policy, encoder, prompts, config)
         figures = fit(

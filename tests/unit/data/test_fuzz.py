@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.data.test_dialects import CASES
+from tests.dialects import CASES
 from truing.data.formats import DataError, load
 from truing.data.schema import (
     KINDS,

@@ -195,7 +195,7 @@ def test_what_a_run_leaves_behind(make: Make, jsonl: Write, tiny: Path) -> None:
 
 
 def test_dry_run_watch_and_spread_looks(make: Make, tmp_path: Path) -> None:
-    assert online.run(make("ppo", dry_run=True)) is None
+    assert online.run(make("ppo", dry_run=True)).rows
     assert not (tmp_path / "run").exists()
     config = make("rloo", num_sample_generations=2, max_steps=4)
     run = ran(config, watch=lambda policy: {"objective/scores": float(policy.version)})

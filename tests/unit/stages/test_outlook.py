@@ -1,5 +1,6 @@
 """What is foretold of a run: by hand, and against the peak of a real step."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.conftest import byte_tokenizer
+from tests.online import KINDS, reward_model
+from truing.config import check
 from truing.data.batch import Tokens
 from truing.models.actor import ActorCritic
 from truing.models.checkpoint import add_lora
 from truing.models.heads import ValueModel, load_value_model
 from truing.models.model import Policy, load_policy
 from truing.settings import SftConfig
+from truing.stages import online
 from truing.stages.learner import Learner
 from truing.stages.outlook import activation_bytes, outlook
 from truing.stages.sft import Imitation
@@ -40,8 +44,12 @@ def test_steps_and_tokens_by_hand(tiny: Path, settings: Settings) -> None:
     wanted = fixed + 110 * activation_bytes(policy, recomputed=False)
     assert ahead.memory_mb == pytest.approx(wanted / 2**20)
     assert outlook(config, policy, [10] * 6, [10] * 6, world=2).steps == 3
-    beside = outlook(config, policy, lengths, lengths, world=1, frozen=1000)
+    beside = outlook(config, policy, lengths, lengths, world=1, frozen={"reward": 1000})
     assert beside.memory_mb == pytest.approx(ahead.memory_mb + 4000 / 2**20)
+    assert beside.memory["reward"] == 4000 / 2**20
+    assert ahead.memory["policy"] == ahead.parameters * 4 / 2**20
+    assert ahead.memory["gradients and AdamW"] == 3 * ahead.memory["policy"]
+    assert not ahead.memory.keys() & {"critic", "reference"}
 
 
 def network(hidden: int, layers: int, inner: int, vocabulary: int) -> Policy:
@@ -62,9 +70,9 @@ SHAPES: dict[str, tuple[tuple[int, int, int, int], dict[str, Any], tuple[int, in
     "all weights": ((256, 6, 688, 4096), {}, (8, 100, 50)),
     "LoRA, long rows": ((128, 4, 384, 2048), {"use_peft": True}, (4, 400, 100)),
     "LoRA on bfloat16": (
-        (256, 6, 1376, 16_000),
+        (128, 3, 688, 8_000),
         {"use_peft": True, "dtype": "bfloat16"},
-        (8, 90, 50),
+        (4, 90, 50),
     ),
     "many words": ((128, 2, 384, 32_000), {}, (16, 60, 60)),
     "recomputed": ((256, 6, 688, 4096), {"gradient_checkpointing": True}, (16, 100, 20)),
@@ -110,3 +118,36 @@ def test_a_critic_of_its_own_leaves_as_much_behind(tiny: Path) -> None:
     assert activation_bytes(pair, recomputed=True) < activation_bytes(pair, recomputed=False)
     policy.requires_grad_(False)
     assert activation_bytes(policy, recomputed=False) == 0
+
+
+ROLES: dict[str, tuple[str, tuple[int, int, int, int], dict[str, Any]]] = {
+    "ppo, a critic of its own": ("ppo", (192, 3, 512, 4096), {"value_model": "policy"}),
+    "ppo, LoRA": ("ppo", (192, 3, 512, 4096), {"use_peft": True}),
+    "rloo, many words": ("rloo", (128, 4, 384, 16_000), {"num_generations": 2}),
+}
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_the_memory_of_all_roles_is_near_the_peak_of_a_real_run(tmp_path: Path, name: str) -> None:
+    stage, shape, more = ROLES[name]
+    policy = network(*shape)
+    policy.network.save_pretrained(tmp_path / "model")
+    policy.tokenizer.save_pretrained(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    prompts = [{"prompt": "x" * 80 + str(i)} for i in range(10, 18)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in prompts), encoding="utf-8")
+    given = {
+        "output_dir": str(tmp_path / "run"), "model_name_or_path": str(tmp_path / "model"),
+        "reward": [str(reward_model(tmp_path / "model", tmp_path / "reward"))],
+        "dataset_name": str(rows), "response_length": 40, "temperature": 1.0, "max_steps": 2,
+        "num_ppo_epochs": 1, "use_cpu": True, "report_to": "none", "save_steps": 0,
+    }  # fmt: skip
+    kind = KINDS[stage][0]
+    ahead: Any = online.run(check(kind, given | more | {"dry_run": True}))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        online.run(check(kind, given | more))
+    assert ahead.memory_mb * 2**20 == pytest.approx(peak(seen), rel=0.15)
+    wanted = {"policy", "reward", "gradients and AdamW", "activations", "logits"}
+    assert ahead.memory.keys() >= wanted
+    assert ("critic" in ahead.memory) == (stage == "ppo")
+    assert ("reference" in ahead.memory) == ("use_peft" not in more)

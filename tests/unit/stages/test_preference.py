@@ -206,7 +206,7 @@ def test_a_reference_with_another_tokenizer_is_refused(
 
 def test_dry_run_and_watch(tiny: Path, tmp_path: Path, jsonl: Write, settings: Settings) -> None:
     data = jsonl("rows", ROWS)
-    assert preference.run(settings(DpoConfig, tiny, data, dry_run=True)) is None
+    assert preference.run(settings(DpoConfig, tiny, data, dry_run=True)).rows
     assert not (tmp_path / "run").exists()
     config = settings(DpoConfig, tiny, data, max_steps=4, log_completions_steps=2)
     run = preference.run(config, watch=lambda policy: {"weights": float(policy.version)})

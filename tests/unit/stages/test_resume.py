@@ -374,3 +374,22 @@ def test_which_step_is_the_best(
     keeper = keeping.Keeper(tmp_path, config)
     assert [keeper.improves(i, {name: value}) for i, value in enumerate(values)] == best
     assert not keeper.improves(9, {"another": 0.0})
+
+
+def test_a_metric_that_was_never_logged_is_told_at_the_first_line(
+    order: Callable[..., Any], tmp_path: Path
+) -> None:
+    def told(name: str, fresh: dict[str, float], **more: Any) -> bool:
+        _, config = order("sft", "all weights", "x", metric_for_best_model=name, **more)
+        tally = driving.Tally(Run(tmp_path, {}, writes=False), 1)
+        tally.last = dict(fresh)
+        try:
+            driving.check_metric(config, tally, fresh)
+        except ValueError:
+            return True
+        return False
+
+    assert [told("lss", {}), told("lss", {"loss": 1.0}), told("loss", {"loss": 1.0})] == [0, 1, 0]
+    assert [told("eval_los", {"loss": 1.0}), told("eval_los", {"eval_loss": 1.0})] == [0, 1]
+    # A step that is skipped has fewer metrics than the next one may have.
+    assert not told("lss", {"loss": 1.0}, guard_action="skip", guard_grad_norm=1.0)

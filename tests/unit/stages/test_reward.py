@@ -273,9 +273,9 @@ def test_the_final_accuracy_is_the_loops(tiny: Path, jsonl: Write, settings: Set
 
 
 def test_dry_run_and_errors(tiny: Path, tmp_path: Path, jsonl: Write, settings: Settings) -> None:
-    assert reward.run(settings(RewardConfig, tiny, jsonl("rows", PAIRS), dry_run=True)) is None
+    assert reward.run(settings(RewardConfig, tiny, jsonl("rows", PAIRS), dry_run=True)).rows
     equal = jsonl("equal", [{"prompt": "p", "completions": ["a", "b"], "ranks": [0, 0]}])
-    with pytest.raises(ValueError, match=r"no row of .*rankings without a pair, left out': 1"):
+    with pytest.raises(ValueError, match=r"no row of .*rankings without a pair, left out: 1"):
         reward.run(settings(RewardConfig, tiny, equal))
     assert not (tmp_path / "run").exists()
 

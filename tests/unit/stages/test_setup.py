@@ -156,13 +156,13 @@ def test_what_was_noticed_is_said(
     encoder = Encoder(policy.tokenizer)
     encoder.counts["responses truncated"] = 3
     config = settings(SftConfig, "m", "d")
-    outlook.announce(config, policy, [4, 4], [2, 2], encoder, data)
+    outlook.announce(config, policy, [4, 4], [2, 2], encoder, data, None)
     shown = capsys.readouterr().out
     assert "empty answer: kept [x]: 2" in shown
     assert "responses truncated: 3" in shown
     assert "2 rows, 1 steps of about 24 tokens" in shown
-    with pytest.raises(ValueError, match=r"no row of rows.jsonl can be used .*truncated': 3"):
-        outlook.announce(config, policy, [], [], encoder, data)
+    with pytest.raises(ValueError, match=r"no row of rows.jsonl can be used .*truncated: 3"):
+        outlook.announce(config, policy, [], [], encoder, data, None)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_run_opens_with_its_parents_and_closes_whatever_happens(
     extra = Parent("reference", "x/y", None, "x/y")
 
     def use() -> None:
-        with setup.opened(config, "sft", rows, None, [extra]) as (run, accelerator):
+        with setup.opened(config, "sft", rows, None, {"rows": 1}, [extra]) as (run, accelerator):
             assert accelerator.device.type == "cpu"
             run.log(1, {"loss": 2.0})
             raise KeyError("inside")

@@ -22,6 +22,7 @@ from truing.models.model import load_policy
 from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import sft
+from truing.stages.outlook import Outlook
 
 Write = Callable[..., str]
 Settings = Callable[..., Any]
@@ -143,7 +144,10 @@ def test_a_dry_run_writes_nothing(
     tiny: Path, jsonl: Write, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = settings(SftConfig, tiny, jsonl("rows", ROWS), dry_run=True, num_train_epochs=5)
-    assert sft.run(config) is None
+    ahead = sft.run(config)
+    assert isinstance(ahead, Outlook)
+    assert ahead.rows == ahead.data["rows"] == len(ROWS)
+    assert ahead.data["tokens"] == round(ahead.tokens_per_step * ahead.steps / 5)
     assert not Path(config.output_dir).exists()
     shown = capsys.readouterr().out
     for figure in ("steps", "tokens in all", "memory, estimated (MB)"):
@@ -239,7 +243,7 @@ def test_rows_that_cannot_be_used(
 
 def test_nothing_left_to_train_on(tiny: Path, jsonl: Write, settings: Settings) -> None:
     data = jsonl("rows", [{"prompt": "x" * 300, "completion": "y"}])
-    with pytest.raises(ValueError, match=r"no row of .* can be used .*'prompts too long.*: 1"):
+    with pytest.raises(ValueError, match=r"no row of .* can be used .*prompts too long.*: 1"):
         sft.run(settings(SftConfig, tiny, data))
 
 

@@ -1,0 +1,1 @@
+"""The doctor: what happened in a run, why, and what to do about it. Loads without torch."""
