@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,14 @@ for path in sys.argv[1:]:
 """
 
 
-def in_two_processes(configs: Sequence[Path]) -> None:
+def started(configs: Sequence[Path]) -> list[subprocess.Popen[str]]:
+    """Two processes of one group that do what the configs say."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    both = [
+    return [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, *map(str, configs)],
             env=os.environ | group | threads | {"RANK": rank, "LOCAL_RANK": rank},
@@ -70,13 +72,17 @@ def in_two_processes(configs: Sequence[Path]) -> None:
         )
         for rank in ("0", "1")
     ]
+
+
+def in_two_processes(configs: Sequence[Path]) -> None:
+    both = started(configs)
     try:
         outputs = [process.communicate(timeout=120)[0] for process in both]
     finally:
         for process in both:
             process.kill()
     assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
-    assert "sft finished" in outputs[0]
+    assert " finished" in outputs[0]
     assert outputs[1] == ""  # only the first process speaks
 
 
@@ -142,3 +148,42 @@ def test_two_processes_do_what_one_does(tiny_double: Path, tmp_path: Path, jsonl
         assert len(alone) == len(shared_out) == 4  # 3 steps, 1 evaluation
         for a, b in zip(alone, shared_out, strict=True):
             assert b == pytest.approx(a, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_two_processes_that_are_killed_go_on_to_the_last_bit(
+    stage: str, tiny: Path, tmp_path: Path, jsonl: Write
+) -> None:
+    rows = rows_of(stage, jsonl, "train", 9)
+    config, _ = STAGES[stage]
+    given: dict[str, Any] = {
+        "model_name_or_path": str(tiny), "dataset_name": rows, "use_cpu": True,
+        "report_to": "none", "learning_rate": 1e-2, "max_steps": 40, "logging_steps": 1,
+        "per_device_train_batch_size": 2, "save_steps": 1,
+    }  # fmt: skip
+    if stage == "ppo":
+        online_own = {k: v for k, v in ONLINE.items() if k not in ("total_episodes", "ptx_coef")}
+        given |= online_own | {"kl_target": 1.0, "kl_horizon": 50.0}
+    files: dict[str, Path] = {}
+    for name in ("whole", "cut"):
+        files[name] = tmp_path / name / f"{stage}.yaml"
+        files[name].parent.mkdir()
+        folder = str(tmp_path / name / "run")
+        files[name].write_text(to_yaml(check(config, given | {"output_dir": folder})))
+    in_two_processes([files["whole"]])
+    both = started([files["cut"]])
+    third = tmp_path / "cut" / "run" / "checkpoints" / "step-00000003"
+    deadline = time.monotonic() + 120
+    while not third.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in both:
+        process.kill()
+        process.communicate()
+    assert Run.open(tmp_path / "cut" / "run").info["status"] == "running"  # it was not at its end
+    in_two_processes([files["cut"]])
+    one, two = (
+        load_file(tmp_path / name / "run" / "model" / "model.safetensors") for name in files
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert figures(tmp_path / "whole" / "run") == figures(tmp_path / "cut" / "run")
