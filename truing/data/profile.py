@@ -41,7 +41,8 @@ def profile(rows: Sequence[Record], held_out: Sequence[Record] | None = None) ->
     }
     if held_out:
         theirs = Counter(_key(row.prompt) for row in held_out)
-        shared = sum(n for prompt, n in theirs.items() if prompt in prompts and prompt)
+        del theirs[_key("")]  # texts to model have no prompt to share
+        shared = sum(n for prompt, n in theirs.items() if prompt in prompts)
         figures |= {
             "evaluation_rows": len(held_out),
             "evaluation_prompts_trained_on": shared,
@@ -54,8 +55,9 @@ def _said(text: Text) -> str:
     return text if isinstance(text, str) else "\n".join(m.content for m in text)
 
 
-def _key(text: Text) -> str:
-    return " ".join(_said(text).casefold().split())
+def _key(text: Text) -> int:
+    """A hash, for the texts themselves would take as much memory again as the data."""
+    return hash(" ".join(_said(text).casefold().split()))
 
 
 def _texts(row: Record) -> tuple[Text, ...]:
@@ -67,11 +69,11 @@ def _texts(row: Record) -> tuple[Text, ...]:
     return () if isinstance(row, Prompt) else (row.completion,)
 
 
-def _content(row: Record) -> tuple[Any, ...]:
-    """What a record says, whoever judged it."""
+def _content(row: Record) -> int:
+    """What a record says, whoever judged it, as a hash."""
     verdict = {Label: "label", Ranking: "ranks", Steps: "labels"}.get(type(row))
     said = getattr(row, verdict) if verdict else None
-    return (_key(row.prompt), *map(_key, _texts(row)), said)
+    return hash((_key(row.prompt), *map(_key, _texts(row)), said))
 
 
 def spread(lengths: Iterable[int]) -> Figures:

@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from transformers import AutoTokenizer
+
 from truing import console
+from truing.models.loading import resolve
 from truing.run import Run
 from truing.settings import TrainingConfig
 from truing.stages.outlook import Outlook
@@ -76,8 +80,6 @@ def origin(model: str) -> Mapping[str, Any]:
 
 def available_mb(config: TrainingConfig) -> float:
     """Memory of the device: the GPU's, or what of the machine's is free."""
-    import torch  # third party, and late: the rules need none of it
-
     if torch.cuda.is_available() and not config.use_cpu:
         return torch.cuda.mem_get_info()[0] / 2**20
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20 + cached_mb()
@@ -95,15 +97,10 @@ def cached_mb() -> float:
 
 def pad_is_end(config: TrainingConfig) -> bool:
     """Whether the end token fills up batches, for the tokenizer has no padding token of its own."""
-    from transformers import AutoTokenizer
-
-    if config.pad_token:
-        return config.pad_token == config.eos_token
-    for place in (Path(config.model_name_or_path) / "model", Path(config.model_name_or_path)):
-        if (place / "tokenizer_config.json").exists():
-            tokenizer: Any = AutoTokenizer.from_pretrained(str(place))
-            return tokenizer.pad_token_id in (None, tokenizer.eos_token_id)
-    return False
+    place, revision = resolve(config.model_name_or_path), config.model_revision
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(place), revision=revision)
+    pad = config.pad_token or tokenizer.pad_token
+    return pad in (None, config.eos_token or tokenizer.eos_token)
 
 
 def tried(config: TrainingConfig, run: Stage, steps: int) -> Trial:
