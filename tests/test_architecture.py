@@ -22,15 +22,19 @@ FLOORS = {
     **dict.fromkeys(("algorithms", "stats"), 0),
     **dict.fromkeys(("config", "console", "keys", "lineage", "retired", "run", "writing"), 1),
     **dict.fromkeys(("settings", "settings_judging", "settings_online"), 1),
+    "settings_preference": 1,
+    "settings_reward": 1,
     **dict.fromkeys(("data", "models"), 2),
     **dict.fromkeys(("generation", "rewards"), 3),
-    **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
+    **dict.fromkeys(("conformance", "evaluate", "feedback", "stages"), 4),
     **dict.fromkeys(("doctor", "verify", "worlds"), 5),
     "quickstart": 6,
     **dict.fromkeys(("__main__", "cli"), 7),
 }
 STAIRS = {
-    "settings": ("config", "retired"),
+    "settings": ("config", "retired", "settings_preference", "settings_reward"),
+    "settings_preference": ("config",),
+    "settings_reward": ("config",),
     "settings_judging": ("config", "settings"),
     "settings_online": ("config", "retired", "settings"),
     "run": ("config", "console", "lineage", "writing"),
@@ -41,7 +45,7 @@ STAIRS = {
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
     *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings", "verify"),
-    *("settings_judging", "settings_online", "writing"),
+    *("settings_judging", "settings_online", "settings_preference", "settings_reward", "writing"),
     *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),

@@ -18,7 +18,7 @@ from truing.data.batch import NAMED_TEMPLATES
 from truing.data.records import READERS
 from truing.retired import ONLINE_NAMES, ONLINE_RETIRED
 from truing.rewards import RULES
-from truing.stages import online
+from truing.stages import online, scoring
 from truing.stages.preference import RECIPES
 from truing.worlds.annotators import FAULTS
 
@@ -142,7 +142,7 @@ def test_every_entry_of_every_table_is_explained() -> None:
         assert f"`{name}`" in page("dpo.md")
     for name in online.RECIPES:
         assert f"truing {name}" in page("ppo.md")
-    for name in RULES:
+    for name in [*RULES, *scoring.RECIPES]:
         assert f"`{name}`" in page("reward.md")
     for name in NAMED_TEMPLATES:
         assert f"`{name}`" in page("data.md")

@@ -82,6 +82,11 @@ COMMANDS: dict[str, Command] = {
         "truing.doctor.run:run",
         "what happened in a run, or would in one (truing doctor ppo ...), and what to do",
     ),
+    "conformance": Command(
+        settings.ConformanceConfig,
+        "truing.conformance.run:run",
+        "losses, ours or your own, against optima that are known exactly",
+    ),
     "verify": Command(
         settings.VerifyConfig,
         "truing.verify:run",

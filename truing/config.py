@@ -122,7 +122,7 @@ def parse(cls: type[C], args: Sequence[str], *, prog: str = "truing") -> C:
     ``--help`` and a missing argument end the process as tyro does (status 0 and 2). Raises
     ConfigError for an unknown flag or a value that cannot be used.
     """
-    words, path = _tidy(cls, args)
+    words, path, named = _tidy(cls, args)
     values = {} if path is None else _values(cls, path)
     shown = {
         name: _shown(info, values.get(name, info.default))
@@ -133,8 +133,11 @@ def parse(cls: type[C], args: Sequence[str], *, prog: str = "truing") -> C:
     form = tyro.cli(_form(cls, shown), args=words, prog=prog, config=markers)
     given: dict[str, object] = {}
     for group in cast(Mapping[str, object], vars(form)).values():
-        # What comes back as it was shown was not given: the value from YAML keeps its type.
-        given |= {n: v for n, v in vars(group).items() if n in shown and v != shown[n]}
+        # What was not given keeps the type that it has in YAML. A default that was given counts:
+        # another setting may change what holds without it.
+        given |= {
+            n: v for n, v in vars(group).items() if n in shown and (v != shown[n] or n in named)
+        }
     return check(cls, values | given)
 
 
@@ -233,8 +236,8 @@ def _explain(cls: type[Topic], error: ValidationError) -> str:
     return "\n".join(" ".join(lines) for lines in needs.values())
 
 
-def _tidy(cls: type[Topic], args: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments as tyro takes them, and the path after ``--config``.
+def _tidy(cls: type[Topic], args: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
+    """The arguments as tyro takes them, the path after ``--config``, and the settings named.
 
     Both spellings (``--lora_r``, ``--lora-r``) and ``--packing true`` are accepted.
     """
@@ -272,7 +275,7 @@ def _tidy(cls: type[Topic], args: Sequence[str]) -> tuple[list[str], str | None]
         elif equals:
             raise ConfigError(f"{label}: got {value!r}; needs true or false")
         words.append(_flag(f"no_{name}" if off else name))
-    return words, seen.get("config") or None
+    return words, seen.get("config") or None, set(seen)
 
 
 def _positional(info: FieldInfo) -> bool:

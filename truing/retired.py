@@ -134,21 +134,23 @@ _ADVICE: list[tuple[str, str]] = [
     ),
     (
         "precompute_ref_log_probs precompute_ref_batch_size reference_free force_use_ref_model",
-        "the reference's log-probs are always computed once, before training; leave the key out",
+        "the reference's log-probs are always computed once, before training, and never for a "
+        "loss_type without a reference; leave the key out",
     ),
     (
         "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
         "the reference stays as it is; for another one, start a run with ref_model_name_or_path",
     ),
     (
-        "label_smoothing loss_weights ld_alpha f_divergence_type f_alpha_divergence_coef rpo_alpha "
-        "use_weighting use_wpo discopop_tau simpo_gamma",
-        "of the preference losses only DPO's (loss_type: sigmoid) is offered",
+        "loss_weights ld_alpha f_divergence_type f_alpha_divergence_coef rpo_alpha use_weighting "
+        "use_wpo discopop_tau",
+        "of the preference losses those that loss_type names are offered, one at a time",
     ),
     ("packing completion_only_loss", "only sft has it"),
-    ("beta loss_type", "only dpo has it"),
+    ("loss_type", "only dpo and reward have it"),
+    ("beta label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
     ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),
-    ("center_rewards_coefficient", "only reward has it"),
+    ("center_rewards_coefficient ties standardize_ratings", "only reward has it"),
     ("num_generations temperature top_p", "only the commands that sample have it"),
 ]
 

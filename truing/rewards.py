@@ -109,9 +109,8 @@ def load_reward(name: str, loading: Loading | None = None, *, template: str = "a
         return ModelReward(load_reward_model(name, loading, trained=True), template=template)
     if name.count("/") == 1 and ":" not in name:
         return _from_hub(name, loading, template)
-    module, colon, function = name.partition(":")
-    if colon:
-        return _imported(module, function)
+    if ":" in name:
+        return imported(name, "the reward", "prompts and completions")
     near = get_close_matches(name, RULES, 1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(
@@ -131,17 +130,20 @@ def _from_hub(name: str, loading: Loading | None, template: str) -> Reward:
         ) from error
 
 
-def _imported(module: str, function: str) -> Reward:
+def imported(name: str, what: str, takes: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names. Raises ValueError, in words of ``what`` it is to
+    be and what it ``takes``."""
+    module, _, function = name.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Callable[..., Sequence[float]] = getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
         if not callable(found):
             raise AttributeError(f"it is {found!r}, which cannot be called")
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"cannot load the reward {module}:{function} ({error}): name an importable module (the "
-            "current folder counts) and a function taking prompts and completions"
+            f"cannot load {what} {name} ({error}): name an importable module (the current folder "
+            f"counts) and a function taking {takes}"
         ) from error
     return found
 

@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from truing.config import Topic
 from truing.retired import RETIRED
+from truing.settings_preference import PreferenceTopic
+from truing.settings_reward import RewardTopic
 
 
 def as_list(value: object) -> object:
@@ -276,33 +278,6 @@ class SftTopic(Topic):
     )
 
 
-class RewardTopic(Topic):
-    """Reward model"""
-
-    center_rewards_coefficient: float | None = Field(
-        None,
-        ge=0,
-        description="Weight of (chosen + rejected)^2, which keeps scores near 0; try 0.01.",
-    )
-    reward_reference: str | None = Field(
-        None,
-        description="Prompt/completion rows whose mean score becomes 0. None: the demonstrations "
-        "of the SFT run that the model comes from, else the chosen responses.",
-    )
-
-
-class PreferenceTopic(Topic):
-    """Preference"""
-
-    loss_type: Literal["sigmoid"] = Field("sigmoid", description="sigmoid: DPO.")
-    beta: float = Field(
-        0.1, gt=0, description="Strength of the tie to the reference policy (per nat of log-ratio)."
-    )
-    ref_model_name_or_path: str | None = Field(
-        None, description="Reference policy. None: the model that training starts from."
-    )
-
-
 class CommandTopic(Topic):
     """The settings of one command."""
 
@@ -373,6 +348,22 @@ class DoctorConfig(CommandTopic):
         description="The folder of a run; or a training and its settings (truing doctor ppo ...): "
         "what it would do, how long, with how much memory, and what looks like a mistake.",
         json_schema_extra={"positional": True},
+    )
+
+
+class ConformanceConfig(CommandTopic):
+    """Conformance: losses against optima that are known exactly"""
+
+    quick: bool = Field(False, description="Fewer broken variants of what takes long.")
+    module: str | None = Field(
+        None,
+        description="A loss of your own, as module:function, in the place of ours: "
+        "fn(logp_chosen_B, logp_rejected_B, ref_logp_chosen_B, ref_logp_rejected_B, *, beta) -> "
+        "loss_B, on log-probs summed over tokens.",
+    )
+    against: Literal["dpo", "robust", "cdpo", "ipo", "simpo", "orpo"] = Field(
+        "dpo",
+        description="Whose fixed point a loss of your own should have: a direct loss of ours.",
     )
 
 

@@ -59,6 +59,15 @@ def bradley_terry(chosen: Array, rejected: Array, margin: Array) -> Array:
     return np.array([-math.log(1 / (1 + math.exp(-(c - r - m)))) for c, r, m in pairs])
 
 
+def soft_bradley_terry(first: Array, second: Array, label: Array, margin: Array) -> Array:
+    """Christiano et al. (2017), section 2.2.3: -mu(1) ln P[1 > 2] - mu(2) ln P[2 > 1]."""
+    out: list[float] = []
+    for f, s, mu, m in zip(first, second, label, margin, strict=True):
+        one, two = math.exp(f - m), math.exp(s)
+        out.append(-mu * math.log(one / (one + two)) - (1 - mu) * math.log(two / (one + two)))
+    return np.array(out)
+
+
 def centering(chosen: Array, rejected: Array) -> Array:
     """Eisenstein et al. (2023), section 2."""
     return np.array([(c + r) ** 2 for c, r in zip(chosen, rejected, strict=True)])
@@ -73,12 +82,100 @@ def ranked_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     return pairs
 
 
+def tied_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
+    pairs: list[tuple[int, int]] = []
+    for i in range(len(ranks)):
+        for j in range(i + 1, len(ranks)):
+            if ranks[i] == ranks[j]:
+                pairs.append((i, j))
+    return pairs
+
+
+def plackett_luce(scores: Sequence[float], ranks: Sequence[int]) -> float:
+    """Plackett (1975), one ranking: the product of the shares that the chosen had of what was left,
+    where those of the same rank are left together (Breslow 1974)."""
+    probability = 1.0
+    for i in range(len(scores)):
+        left = [scores[j] for j in range(len(scores)) if ranks[j] >= ranks[i]]
+        probability *= math.exp(scores[i]) / sum(math.exp(s) for s in left)
+    return -math.log(probability)
+
+
+def squared_error(scores: Array, ratings: Array) -> Array:
+    """HelpSteer2's regression: (s - y) times itself."""
+    return np.array([(s - y) * (s - y) for s, y in zip(scores, ratings, strict=True)])
+
+
 def dpo(policy: Array, reference: Array, beta: float) -> Array:
     """Rafailov et al. (2023), eq. 7. Rows: log-probs of (chosen, rejected) responses."""
     out: list[float] = []
     for (pw, pl), (rw, rl) in zip(policy, reference, strict=True):
         h = beta * (pw - rw) - beta * (pl - rl)
         out.append(-math.log(1 / (1 + math.exp(-h))))
+    return np.array(out)
+
+
+def cdpo(policy: Array, reference: Array, beta: float, smoothing: float) -> Array:
+    """Mitchell (2023): cross-entropy of sigmoid(h) with a label of 1 - smoothing."""
+    out: list[float] = []
+    for (pw, pl), (rw, rl) in zip(policy, reference, strict=True):
+        p = 1 / (1 + math.exp(-beta * ((pw - rw) - (pl - rl))))
+        out.append(-(1 - smoothing) * math.log(p) - smoothing * math.log(1 - p))
+    return np.array(out)
+
+
+def robust_dpo(policy: Array, reference: Array, beta: float, flips: float) -> Array:
+    """Chowdhury et al. (2024): the two losses of a pair, weighted so that flips cancel."""
+    out: list[float] = []
+    for (pw, pl), (rw, rl) in zip(policy, reference, strict=True):
+        h = beta * math.log(math.exp(pw - rw) / math.exp(pl - rl))
+        kept, flipped = math.log(1 + math.exp(-h)), math.log(1 + math.exp(h))
+        out.append(kept * (1 - flips) / (1 - 2 * flips) - flipped * flips / (1 - 2 * flips))
+    return np.array(out)
+
+
+def ipo(policy: Array, reference: Array, tau: float) -> Array:
+    """Azar et al. (2023), eq. 17, with h of their eq. 13 as a ratio of ratios."""
+    out: list[float] = []
+    for (pw, pl), (rw, rl) in zip(policy, reference, strict=True):
+        h = math.log(math.exp(pw) * math.exp(rl) / (math.exp(pl) * math.exp(rw)))
+        out.append((h - 1 / tau / 2) ** 2)
+    return np.array(out)
+
+
+def hinge(policy: Array, reference: Array, gamma: float) -> Array:
+    """Liu et al. (2023), the normalised hinge of RSO."""
+    out: list[float] = []
+    for (pw, pl), (rw, rl) in zip(policy, reference, strict=True):
+        out.append(max(0.0, 1 - (gamma * (pw - rw) - gamma * (pl - rl))))
+    return np.array(out)
+
+
+def simpo(logp: Array, length: Array, beta: float, gamma: float) -> Array:
+    """Meng et al. (2024), eq. 6. Rows: (chosen, rejected) log-probs and lengths in tokens."""
+    out: list[float] = []
+    for (pw, pl), (nw, nl) in zip(logp, length, strict=True):
+        h = beta / nw * pw - beta / nl * pl - gamma
+        out.append(-math.log(1 / (1 + math.exp(-h))))
+    return np.array(out)
+
+
+def cpo(logp: Array, length: Array, beta: float, alpha: float) -> Array:
+    """Xu et al. (2024): L_prefer + L_NLL, the latter per token and weighted."""
+    out: list[float] = []
+    for (pw, pl), (nw, _) in zip(logp, length, strict=True):
+        chosen, rejected = math.exp(beta * pw), math.exp(beta * pl)
+        out.append(-math.log(chosen / (chosen + rejected)) - alpha * pw / nw)
+    return np.array(out)
+
+
+def orpo(logp: Array, length: Array, weight: float) -> Array:
+    """Hong et al. (2024), eq. 4 to 7, in probabilities."""
+    out: list[float] = []
+    for (pw, pl), (nw, nl) in zip(logp, length, strict=True):
+        w, x = math.exp(pw / nw), math.exp(pl / nl)
+        ratio = (w / (1 - w)) / (x / (1 - x))
+        out.append(-math.log(w) - weight * math.log(1 / (1 + math.exp(-math.log(ratio)))))
     return np.array(out)
 
 

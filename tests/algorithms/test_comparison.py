@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from tests.algorithms import reference
-from truing.algorithms import bradley_terry, centering, ranked_pairs
+from truing.algorithms import (
+    bradley_terry,
+    centering,
+    ranked_pairs,
+    soft_bradley_terry,
+    tied_pairs,
+)
 from truing.keys import generator
 
 
@@ -48,8 +54,39 @@ def check_ranked_pairs(f: Any) -> None:
     assert len(f([4, 2, 0, 1, 3])) == 5 * 4 / 2  # law: without ties, each pair once
 
 
+def check_soft_bradley_terry(f: Any) -> None:
+    # d = 1: -ln sigmoid(1) = 0.31326169 and -ln sigmoid(-1) = 1.31326169; p = 1, 3/4, 1/2, 0 of
+    # the first and the rest of the second: 0.31326169 + (0, 1/4, 1/2, 1).
+    one, zero = torch.ones(4), torch.zeros(4)
+    label = torch.tensor([1.0, 0.75, 0.5, 0.0])
+    same(f(one, zero, label), [0.31326169, 0.56326169, 0.81326169, 1.31326169])
+    # With a margin of 1/2, d = 1/2: 0.47407698 + (0, 1/8, 1/4, 1/2).
+    half = torch.full((4,), 0.5)
+    same(f(one, zero, label, half), [0.47407698, 0.59907698, 0.72407698, 0.97407698])
+    # Laws: p of one order is 1 - p of the other; it is a mixture of the two hard labels; equal
+    # scores cost ln 2 whatever the label; adding to both scores changes nothing.
+    a, b, p = draw(0, 9), draw(1, 9), draw(2, 9).sigmoid()
+    same(f(a, b, p), f(b, a, 1 - p), 1e-12)
+    same(f(a, b, p), p * bradley_terry(a, b) + (1 - p) * bradley_terry(b, a), 1e-12)
+    same(f(a, b, torch.ones(9)), bradley_terry(a, b), 1e-12)
+    same(f(a, a, p), [math.log(2)] * 9, 1e-12)
+    same(f(a + 3, b + 3, p), f(a, b, p), 1e-12)
+
+
+def check_tied_pairs(f: Any) -> None:
+    assert f([0, 1, 0, 1, 2]) == [(0, 2), (1, 3)]
+    assert f([0, 0, 0]) == [(0, 1), (0, 2), (1, 2)]
+    assert f([0, 1]) == []
+    # Law: with the pairs that are ordered, each pair is there once.
+    ranks = [3, 0, 0, 1, 3, 3]
+    both = {frozenset(pair) for pair in f(ranks) + ranked_pairs(ranks)}
+    assert len(both) == len(f(ranks)) + len(ranked_pairs(ranks)) == 6 * 5 / 2
+
+
 CHECKS = {
     bradley_terry: check_bradley_terry,
+    soft_bradley_terry: check_soft_bradley_terry,
+    tied_pairs: check_tied_pairs,
     centering: check_centering,
     ranked_pairs: check_ranked_pairs,
 }
@@ -60,6 +97,24 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "margin dropped": lambda c, r, *_: bradley_terry(c, r),
         "margin added": lambda c, r, *m: bradley_terry(c, r, *(-x for x in m)),
         "no logarithm": lambda *x: (-bradley_terry(*x)).exp(),
+    },
+    soft_bradley_terry: {
+        "negated": lambda *x: -soft_bradley_terry(*x),
+        "swapped": lambda a, b, *x: soft_bradley_terry(b, a, *x),
+        "label flipped": lambda a, b, p, *m: soft_bradley_terry(a, b, 1 - p, *m),
+        "label dropped": lambda a, b, p, *m: bradley_terry(a, b, *m),
+        "last term dropped": lambda a, b, p, *m: p * bradley_terry(a, b, *m),
+        "margin dropped": lambda a, b, p, *_: soft_bradley_terry(a, b, p),
+        "margin of the winner": lambda a, b, p, *m: (
+            p * bradley_terry(a, b, *m) + (1 - p) * bradley_terry(b, a, *m)
+        ),
+        "label inside": lambda a, b, p, *m: bradley_terry((2 * p - 1) * a, (2 * p - 1) * b, *m),
+    },
+    tied_pairs: {
+        "both ways": lambda k: tied_pairs(k) + [(j, i) for i, j in tied_pairs(k)],
+        "itself too": lambda k: tied_pairs(k) + [(i, i) for i in range(len(k))],
+        "neighbours": lambda k: [(i, j) for i, j in tied_pairs(k) if j == i + 1],
+        "ordered ones": lambda k: [(i, j) for i, j in ranked_pairs(k) if i < j],
     },
     centering: {
         "difference": lambda c, r: (c - r) ** 2,
@@ -92,6 +147,12 @@ def test_gradients() -> None:
     assert (up < 0).all()
     same(up, -down, 1e-12)
     same(gap, -up, 1e-12)
+    p = draw(3, 5).sigmoid().requires_grad_()
+    assert torch.autograd.gradcheck(soft_bradley_terry, (c, r, p, m))
+    up, down = torch.autograd.grad(soft_bradley_terry(c, r, p).sum(), (c, r))
+    # The slope is sigmoid(d) - p: up where the first wins less often than it should.
+    same(up, (c - r).sigmoid() - p, 1e-12)
+    same(down, -up, 1e-12)
     (pull,) = torch.autograd.grad(centering(c, r).sum(), c)
     assert (pull.sign() == (c + r).sign()).all()
 
@@ -104,14 +165,22 @@ def test_equal_to_the_loops(seed: int) -> None:
     same(centering(c, r), reference.centering(c.numpy(), r.numpy()), 1e-12)
     ranks = generator(seed, "ranks").integers(4, size=6).tolist()
     assert ranked_pairs(ranks) == reference.ranked_pairs(ranks)
+    assert tied_pairs(ranks) == reference.tied_pairs(ranks)
+    p = draw(seed, 20).sigmoid()
+    wanted = reference.soft_bradley_terry(c.numpy(), r.numpy(), p.numpy(), m.numpy())
+    same(soft_bradley_terry(c, r, p, m), wanted, 1e-12)
 
 
 def test_order_changes_nothing_and_far_scores_stay_finite() -> None:
     c, r = draw(0, 6), draw(1, 6)
     order = torch.tensor([5, 3, 1, 0, 2, 4])
     assert torch.equal(bradley_terry(c[order], r[order]), bradley_terry(c, r)[order])
+    p = draw(2, 6).sigmoid()
+    soft = soft_bradley_terry(c, r, p)
+    assert torch.equal(soft_bradley_terry(c[order], r[order], p[order]), soft[order])
     far = torch.tensor([1e4, -1e4])
     same(bradley_terry(far, -far), [0.0, 2e4])
+    same(soft_bradley_terry(far, -far, torch.tensor([1.0, 0.5])), [0.0, 1e4])
 
 
 def test_wrong_shapes_are_refused() -> None:
@@ -120,9 +189,22 @@ def test_wrong_shapes_are_refused() -> None:
         lambda: bradley_terry(one, two),
         lambda: bradley_terry(two, two, one),
         lambda: centering(two, one),
+        lambda: soft_bradley_terry(two, two, one),
+        lambda: soft_bradley_terry(two, one, two),
+        lambda: soft_bradley_terry(two, two, two, one),
     ):
         with pytest.raises(ValueError, match="must have one shape"):
             call()
+
+
+def test_labels_that_are_no_probabilities_are_refused() -> None:
+    two = torch.zeros(2)
+    for label in (1.5, -0.25, math.nan):
+        with pytest.raises(ValueError, match=rf"labels \[{label}\] came: each must be the prob"):
+            soft_bradley_terry(two, two, torch.tensor([0.5, label]))
+    # A score of NaN is left to the training loop, which names the rows.
+    nan = torch.tensor([math.nan, 0.0])
+    assert soft_bradley_terry(nan, two, two + 0.5).isnan().tolist() == [True, False]
 
 
 def test_a_ranking_of_two_is_a_comparison() -> None:

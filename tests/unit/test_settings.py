@@ -98,7 +98,7 @@ def test_report_to_takes_a_word_or_a_list(value: object, trackers: list[str]) ->
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "use constant_with_warmup"),
         ({"num_completions_to_print": 2}, "no effect without log_completions_steps"),
         ({"max_steps": 0}, "max_steps must be above 0, or -1"),
-        ({"loss_type": "ipo"}, "loss_type: got 'ipo', but it should be 'sigmoid'"),
+        ({"loss_type": "dop"}, "loss_type: got 'dop', but it should be 'sigmoid', 'robust', "),
         ({"packing": True}, "packing has no place here: only sft has it"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_setting_by_two_names_is_refused(tmp_path) -> None:
         ("adap_kl_ctrl", "kl_target alone"),
         ("kl_penalty", "it is called kl_estimator"),
         ("bf16", "together with use_peft: true, else leave it at float32"),
-        ("loss_type", "only dpo has it"),
+        ("loss_type", "only dpo and reward have it"),
     ],
 )
 def test_names_without_a_meaning_say_what_to_do(name: str, said: str) -> None:

@@ -8,10 +8,19 @@ from truing.algorithms.advantages import (
     token_rewards,
     whiten,
 )
-from truing.algorithms.comparison import bradley_terry, centering, ranked_pairs
+from truing.algorithms.comparison import (
+    bradley_terry,
+    centering,
+    ranked_pairs,
+    soft_bradley_terry,
+    tied_pairs,
+)
 from truing.algorithms.controllers import KLController, Moments
 from truing.algorithms.policy import explained_variance, ppo_clip, value_clip
-from truing.algorithms.preference import dpo
+from truing.algorithms.preference import cdpo, dpo, hinge, ipo, robust_dpo
+from truing.algorithms.ranking import plackett_luce
+from truing.algorithms.rating import squared_error
+from truing.algorithms.reference_free import cpo, log_odds_ratio, orpo, simpo
 from truing.algorithms.tokens import (
     entropy,
     k1,
@@ -26,21 +35,33 @@ __all__ = [
     "KLController",
     "Moments",
     "bradley_terry",
+    "cdpo",
     "centering",
+    "cpo",
     "dpo",
     "entropy",
     "explained_variance",
     "gae",
+    "hinge",
+    "ipo",
     "k1",
     "k2",
     "k3",
     "leave_one_out",
+    "log_odds_ratio",
     "missing_eos",
+    "orpo",
+    "plackett_luce",
     "ppo_clip",
     "ranked_pairs",
     "reduce_mean",
+    "robust_dpo",
     "scale_to_unit",
     "sequence_sum",
+    "simpo",
+    "soft_bradley_terry",
+    "squared_error",
+    "tied_pairs",
     "token_logp",
     "token_rewards",
     "value_clip",

@@ -135,6 +135,7 @@ def _comparison(row: Row, notes: Notes) -> Comparison:
         if type(margin) not in (int, float) or not math.isfinite(margin):
             row.refuse("margin", f"{describe(margin)} came", "a finite number")
         margin = float(margin)
+    _check_probability(row)
     prompt, (chosen, rejected) = _texts(row, notes, _fields(row, "chosen", "rejected"))
     if chosen == rejected or (blank(chosen) and blank(rejected)):
         raise LeftOut("chosen equals rejected")
@@ -142,7 +143,18 @@ def _comparison(row: Row, notes: Notes) -> Comparison:
     return Comparison(prompt, chosen, rejected, margin, provenance)
 
 
+def _check_probability(row: Row) -> None:
+    """Refuse a ``chosen_probability`` that says the other answer was chosen, or nothing at all."""
+    told = row.values.get("chosen_probability")
+    if told is None:
+        return
+    if type(told) not in (int, float) or not 0.5 <= told <= 1:
+        needed = "a number from 0.5 (a tie) to 1, how probable it is that the chosen one wins"
+        row.refuse("chosen_probability", f"{describe(told)} came", needed)
+
+
 def _ranking(row: Row, notes: Notes) -> Ranking:
+    _check_probability(row)
     given, ranks = row.values["completions"], row.values["ranks"]
     if not isinstance(given, list) or len(given) < 2:
         row.refuse("completions", f"{describe(given)} came", "a list of two or more answers")
@@ -167,11 +179,13 @@ def _ranking(row: Row, notes: Notes) -> Ranking:
 
 
 def _two(row: Row, notes: Notes) -> Ranking:
-    """A pair as a ranking of two, its margin kept in the provenance."""
+    """A pair as a ranking of two, its margin kept in the provenance. Where either is as likely to
+    win, it is a tie."""
     pair = _comparison(row, notes)
     margin = {} if pair.margin is None else {"margin": pair.margin}
     provenance = replace(pair.provenance, extra=pair.provenance.extra | margin)
-    return Ranking(pair.prompt, (pair.chosen, pair.rejected), (0, 1), provenance)
+    ranks = (0, 0) if provenance.extra.get("chosen_probability") == 0.5 else (0, 1)
+    return Ranking(pair.prompt, (pair.chosen, pair.rejected), ranks, provenance)
 
 
 def _label(row: Row, notes: Notes) -> Label:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from truing import console
 from truing.doctor.finding import Finding, sort
 from truing.doctor.plan import Plan
+from truing.settings_preference import WITHOUT_REFERENCE
 
 # Times the usual learning rate from which on one in either direction is probably a slip.
 RATE = 20.0
@@ -84,7 +85,8 @@ def response_length(plan: Plan) -> Finding | None:
 
 
 def reference(plan: Plan) -> Finding | None:
-    tied = plan.stage == "dpo" or online(plan)
+    free = plan.stage == "dpo" and plan.settings["loss_type"] in WITHOUT_REFERENCE
+    tied = online(plan) or (plan.stage == "dpo" and not free)
     stage = plan.origin.get("stage")
     if not tied or plan.settings["ref_model_name_or_path"] or stage not in ("dpo", "ppo", "rloo"):
         return None

@@ -42,6 +42,16 @@ SHIFT = 10.0
 UNSEEN, LARGE, HUGE = 0.02, 0.5, 1.0
 # Margins below this share of the fall: both sides fell together, which tells them apart no better.
 TOGETHER = 0.1
+# Losses of dpo that start at ln 2, and those whose rewards are log-ratios in nats per response.
+FROM_LN2 = ("sigmoid", "robust")
+# Losses that are the negative log-likelihood of what was judged, in nats.
+LIKELIHOODS = ("sigmoid", "bradley_terry", "plackett_luce")
+TIED = ("sigmoid", "robust", "ipo", "hinge")
+
+
+def loss_type(h: History) -> str:
+    """Which loss of dpo or reward it was; runs of before there was a choice do not say."""
+    return str(h.config.get("loss_type", "bradley_terry" if h.stage == "reward" else "sigmoid"))
 
 
 def loss_not_falling(h: History) -> Finding | None:
@@ -127,7 +137,8 @@ def no_end_learnt(h: History) -> Finding | None:
 def loss_near_zero(h: History) -> Finding | None:
     """The pairs are told apart with a certainty that no labels have."""
     loss, held = h.series("loss"), h.series("eval_loss")
-    if not len(loss) or loss.tail >= MEMORISED:
+    # Only the plain losses are nats of a coin's toss; the others have scales of their own.
+    if not len(loss) or loss.tail >= MEMORISED or loss_type(h) not in LIKELIHOODS:
         return None
     easy = len(held) > 0 and held.values[-1] < MEMORISED
     return Finding(
@@ -171,9 +182,12 @@ def at_chance(h: History) -> Finding | None:
 
 
 def reward_start(h: History) -> Finding | None:
-    """The first loss of a new head."""
+    """The first loss of a new head that learns pairs. Of whole rankings it depends on their length,
+    of ratings on their spread."""
     loss = h.series("loss")
     if not len(loss) or h.config.get("center_rewards_coefficient"):
+        return None
+    if loss_type(h) != "bradley_terry":
         return None
     if not HEAD_LOW <= loss.values[0] <= HEAD_HIGH:
         return None
@@ -237,7 +251,7 @@ def reward_overfit(h: History) -> Finding | None:
 def reward_scale(h: History) -> Finding | None:
     """Scores are further apart than any labels ask for."""
     margin = h.series("margin")
-    if not len(margin) or margin.tail <= MARGIN:
+    if not len(margin) or margin.tail <= MARGIN or loss_type(h) == "regression":
         return None
     return Finding(
         "reward_scale",
@@ -255,17 +269,21 @@ def reward_scale(h: History) -> Finding | None:
 def reward_zero(h: History) -> Finding | None:
     """Where the zero of the scores is."""
     shift, name = h.summary.get("reward_shift"), str(h.summary.get("reward_reference", ""))
-    if shift is None or (abs(shift) <= SHIFT and not name.startswith("chosen responses")):
+    chosen = name.startswith("chosen responses")
+    if shift is None or (abs(shift) <= SHIFT and not chosen):
         return None
-    if abs(shift) > SHIFT:
+    # Ratings have a zero of their own, which may be anywhere.
+    if abs(shift) > SHIFT and loss_type(h) != "regression":
         return Finding(
             "reward_zero",
             "warning",
             f"The mean score of {name} was {show(shift)} before it was shifted to 0.",
-            "Bradley-Terry sees differences only, so all scores together may drift. It is taken "
+            "The loss sees differences only, so all scores together may drift. It is taken "
             "off at the end, but at such sizes a number format of few bits loses the differences.",
             "Set center_rewards_coefficient: 0.01, which keeps scores near 0.",
         )
+    if not chosen:
+        return None
     return Finding(
         "reward_zero",
         "notice",
@@ -278,9 +296,9 @@ def reward_zero(h: History) -> Finding | None:
 
 
 def dpo_start(h: History) -> Finding | None:
-    """The first loss, where the policy is the reference."""
+    """The first loss, where the policy is the reference; nothing is said of other starts."""
     loss = h.series("loss")
-    if not len(loss):
+    if not len(loss) or loss_type(h) not in FROM_LN2:
         return None
     first, step = loss.values[0], loss.steps[0]
     line = "" if step == 1 else f", as the mean of the first {step} steps"
@@ -318,7 +336,7 @@ def chosen_falls(h: History) -> Finding | None:
     """The chosen responses become less likely."""
     chosen, margin = h.series("rewards/chosen"), h.series("rewards/margins")
     logp, beta = h.series("logps/chosen"), h.number("beta")
-    if not (len(chosen) and len(margin) and len(logp) and beta):
+    if not (len(chosen) and len(margin) and len(logp) and beta) or loss_type(h) not in TIED:
         return None
     # Nats per response, against the reference on the same rows: no noise of which rows came.
     fall = -chosen.tail / beta

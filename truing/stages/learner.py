@@ -332,7 +332,8 @@ def gather_sums(accelerator: Accelerator, sums: Sums) -> Sums:
 
 
 def means(sums: Sums) -> dict[str, float]:
-    return {name: float(total) / max(float(count), 1e-12) for name, (total, count) in sums.items()}
+    """The metrics; one that nothing counted for is left out, since 0 would be a figure."""
+    return {name: float(total) / float(n) for name, (total, n) in sums.items() if float(n)}
 
 
 def stat(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

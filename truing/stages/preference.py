@@ -1,8 +1,8 @@
 """Direct preference optimisation and its kin: a policy from comparisons, no reward model.
 
-A recipe is a row of `RECIPES`: a floor-0 loss on sequence log-ratios. The reference's log-probs are
+A recipe is a row of `RECIPES`: a floor-0 loss, and what it is given. The reference's log-probs are
 computed once, before the first step, from the starting policy itself unless another is named: one
-model in memory, one pass over the data.
+model in memory, one pass over the data. A recipe without a reference computes none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from truing.algorithms import preference
+from truing.algorithms.reference_free import cpo, log_odds_ratio, orpo, simpo
 from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
@@ -29,17 +31,43 @@ from truing.stages.learner import Batch, Place, Sums, stat
 
 
 class Recipe(NamedTuple):
-    """A named algorithm: its loss on (chosen, rejected) log-ratios, each (N,), given beta."""
+    """A named algorithm: its loss on (chosen, rejected) log-ratios, each (N,), and what it needs.
+
+    ``mean``: what it is given are means over the response's tokens, not sums. ``reference``:
+    log-ratios to a reference; without one, plain log-probs. ``nll``: it takes the negative
+    log-likelihood of the chosen response too, a mean over its tokens, and weighs it itself.
+    ``figures``: what else is logged, from what the loss is given. The settings that it takes, with
+    its paper's numbers, are in `truing.settings_preference.LOSSES`.
+    """
 
     name: str
     loss: Callable[..., Tensor]
+    mean: bool = False
+    reference: bool = True
+    nll: bool = False
+    figures: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
 
 
-RECIPES = {"sigmoid": Recipe("DPO", preference.dpo)}
+def odds(chosen_N: Tensor, rejected_N: Tensor) -> dict[str, Tensor]:
+    """What TRL logs of ORPO, under its names: of the first the log sigmoid is meant."""
+    log_odds_N = log_odds_ratio(chosen_N, rejected_N)
+    return {"log_odds_ratio": F.logsigmoid(log_odds_N), "log_odds_chosen": log_odds_N}
+
+
+RECIPES = {
+    "sigmoid": Recipe("DPO, conservative DPO", preference.cdpo),
+    "robust": Recipe("robust DPO", preference.robust_dpo),
+    "ipo": Recipe("IPO", preference.ipo),
+    "ipo_mean": Recipe("IPO per token", preference.ipo, mean=True),
+    "hinge": Recipe("SLiC, RSO", preference.hinge),
+    "simpo": Recipe("SimPO", simpo, mean=True, reference=False),
+    "cpo": Recipe("CPO", cpo, reference=False, nll=True),
+    "orpo": Recipe("ORPO", orpo, mean=True, reference=False, nll=True, figures=odds),
+}
 
 
 class Pair(NamedTuple):
-    """A comparison in tokens, with the reference's log-probs of both responses."""
+    """A comparison in tokens, with the reference's log-probs of both responses; 0 without one."""
 
     chosen: Tokens
     rejected: Tokens
@@ -48,10 +76,13 @@ class Pair(NamedTuple):
 
 
 class Preference:
-    """A recipe's loss, averaged over all pairs of the optimiser step; ``place`` lays them out."""
+    """A recipe's loss, averaged over all pairs of the optimiser step; ``place`` lays them out.
 
-    def __init__(self, recipe: Recipe, beta: float, place: Place = padded) -> None:
-        self.recipe, self.beta, self.place = recipe, beta, place
+    ``options``: what the loss takes, by name, beta among them.
+    """
+
+    def __init__(self, recipe: Recipe, options: Mapping[str, float], place: Place = padded) -> None:
+        self.recipe, self.options, self.place = recipe, options, place
 
     def length(self, row: Pair) -> int:
         return max(row.chosen.length, row.rejected.length)
@@ -68,18 +99,28 @@ class Preference:
         self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Sums]:
         logp_N2 = logp(model, batch.layout).sum(-1).view(-1, 2)
-        chosen_N, rejected_N = (logp_N2 - batch.extra["reference"]).unbind(-1)
-        loss_N = self.recipe.loss(chosen_N, rejected_N, beta=self.beta)
-        margin_N = self.beta * (chosen_N - rejected_N).detach()
+        length_N2 = batch.layout.mask_BT.sum(-1).view(-1, 2)
+        ratio_N2 = logp_N2 - batch.extra["reference"] if self.recipe.reference else logp_N2
+        chosen_N, rejected_N = (ratio_N2 / length_N2 if self.recipe.mean else ratio_N2).unbind(-1)
+        nll_N = (-logp_N2 / length_N2)[:, 0]
+        more = {"nll_N": nll_N} if self.recipe.nll else {}
+        loss_N = self.recipe.loss(chosen_N, rejected_N, **more, **self.options)
+        beta = self.options["beta"]
+        margin_N = beta * (chosen_N - rejected_N).detach()
         # A tie of implicit rewards is no success: at the start, policy equals reference, it is 0.
         stats = {
-            "rewards/chosen": stat(self.beta * chosen_N),
-            "rewards/rejected": stat(self.beta * rejected_N),
+            "rewards/chosen": stat(beta * chosen_N),
+            "rewards/rejected": stat(beta * rejected_N),
             "rewards/margins": stat(margin_N),
             "rewards/accuracies": stat((margin_N > 0).float()),
             "logps/chosen": stat(logp_N2[:, 0]),
             "logps/rejected": stat(logp_N2[:, 1]),
         }
+        if self.recipe.nll:
+            stats["nll_loss"] = stat(nll_N)
+        if self.recipe.figures is not None:
+            found = self.recipe.figures(chosen_N.detach(), rejected_N.detach())
+            stats |= {name: stat(figure_N) for name, figure_N in found.items()}
         return reduce_mean(loss_N, totals["pairs"]), stats
 
 
@@ -131,13 +172,15 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook
     ahead = outlook.announce(config, policy, lengths, scored, encoder, dataset, held_out)
     if config.dry_run:
         return ahead
-    reference, parents = reference_policy(config, policy)
+    recipe = RECIPES[config.loss_type]
+    reference, parents = reference_policy(config, policy) if recipe.reference else (None, [])
     with setup.opened(config, "dpo", dataset, held_out, ahead.data, parents) as (run, accelerator):
         policy.to(accelerator.device)
-        reference.to(accelerator.device)
-        size = config.per_device_eval_batch_size
-        pairs = with_reference(pairs, reference, size)
-        eval_pairs = with_reference(eval_pairs, reference, size)
+        if reference is not None:
+            reference.to(accelerator.device)
+            size = config.per_device_eval_batch_size
+            pairs = with_reference(pairs, reference, size)
+            eval_pairs = with_reference(eval_pairs, reference, size)
         del reference
         prompts = [c.prompt for c in (held_out or dataset).rows]
         look = setup.looker(run, policy, encoder, prompts, config)
@@ -146,7 +189,7 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook
             accelerator,
             policy,
             pairs,
-            Preference(RECIPES[config.loss_type], config.beta, policy.place),
+            Preference(recipe, config.loss_options, policy.place),
             config,
             held_out=eval_pairs,
             look=look if watch is None else lambda: watch(policy),

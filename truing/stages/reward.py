@@ -1,23 +1,14 @@
-"""The reward model: Bradley-Terry on all pairs of a ranking, shifted so that references score 0.
+"""The reward model: learnt from rankings (`truing.stages.scoring`), so that references score 0."""
 
-A comparison is a ranking of two. Each response is read once, whatever the number of pairs it is in,
-and all pairs of a prompt share a weight of 1 (InstructGPT, arXiv:2203.02155, section 3.5).
-"""
-
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import yaml
 from rich.markup import escape
-from torch import Tensor, nn
 
 from truing import console
-from truing.algorithms.comparison import bradley_terry, centering, ranked_pairs
-from truing.algorithms.tokens import reduce_mean
-from truing.data.batch import Encoder, Tokens, padded
+from truing.data.batch import Encoder, Tokens
 from truing.data.formats import SIMULATED, DataError, Dataset, load
 from truing.data.schema import Demonstration, Ranking
 from truing.lineage import Parent
@@ -28,95 +19,11 @@ from truing.run import Run
 from truing.settings import RewardConfig
 from truing.stages import outlook, setup
 from truing.stages.driving import fit
-from truing.stages.learner import Batch, Place, Sums, stat
+from truing.stages.scoring import RECIPES, Ranked, Scale, encode_rankings
 from truing.stats.ratings import numbered, rate
 
 # Reference responses read for the shift: the mean is then known to 1 / sqrt(1000) of their spread.
 REFERENCES = 1000
-
-
-class Ranked(NamedTuple):
-    """The responses to one prompt in tokens, their (better, worse) pairs, and a margin for each."""
-
-    responses: tuple[Tokens, ...]
-    pairs: tuple[tuple[int, int], ...]
-    margin: float = 0.0
-
-
-class Score:
-    """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step."""
-
-    def __init__(self, center: float | None, place: Place = padded) -> None:
-        self.center, self.place = center or 0.0, place
-
-    def length(self, row: Ranked) -> int:
-        return max(tokens.length for tokens in row.responses)
-
-    def collate(self, rows: Sequence[Ranked]) -> Batch:
-        flat: list[Tokens] = []
-        better: list[int] = []
-        worse: list[int] = []
-        weight: list[float] = []
-        margin: list[float] = []
-        for row in rows:
-            better += [len(flat) + i for i, _ in row.pairs]
-            worse += [len(flat) + j for _, j in row.pairs]
-            weight += [1 / len(row.pairs)] * len(row.pairs)
-            margin += [row.margin] * len(row.pairs)
-            flat += row.responses
-        extra = {
-            "better": torch.tensor(better),
-            "worse": torch.tensor(worse),
-            "weight": torch.tensor(weight),
-            "margin": torch.tensor(margin),
-        }
-        return Batch(self.place(flat), extra)
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"rankings": float(batch.extra["weight"].sum())}
-
-    def loss(
-        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Sums]:
-        score_B = model(batch.layout)
-        extra = batch.extra
-        better_N, worse_N = score_B[extra["better"]], score_B[extra["worse"]]
-        loss_N = bradley_terry(better_N, worse_N, extra["margin"])
-        if self.center:
-            loss_N = loss_N + self.center * centering(better_N, worse_N)
-        difference_N = better_N - worse_N
-        right_N = (difference_N > 0).float() + 0.5 * (difference_N == 0).float()
-        stats = {
-            "accuracy": stat(right_N, extra["weight"]),
-            "margin": stat(difference_N, extra["weight"]),
-            "mean_reward": stat(score_B),
-        }
-        return reduce_mean(loss_N * extra["weight"], totals["rankings"]), stats
-
-
-def encode_rankings(dataset: Dataset[Ranking], encoder: Encoder) -> list[Ranked]:
-    """Token rankings; a response that is left out, or a ranking without a pair, is counted."""
-    rows: list[Ranked] = []
-    for ranking in dataset.rows:
-        encoded = list(encoder.encode_each(ranking.prompt, ranking.completions))
-        if not encoded:
-            continue
-        kept = [(t, r) for t, r in zip(encoded, ranking.ranks, strict=True) if t is not None]
-        ranked = ranked_pairs([r for _, r in kept])
-        pairs = [(i, j) for i, j in ranked if kept[i][0] != kept[j][0]]
-        if len(pairs) < len(ranked):
-            encoder.counts["pairs equal after truncation, left out"] += len(ranked) - len(pairs)
-        if not pairs:
-            encoder.counts["rankings without a pair, left out"] += 1
-            continue
-        margin = ranking.provenance.extra.get("margin", 0.0)
-        if not isinstance(margin, int | float) or not math.isfinite(margin):
-            raise ValueError(
-                f"a ranking with the margin {margin!r} came: it must be a finite number, by which "
-                "the better scores should differ from the worse; mend the column or drop it"
-            )
-        rows.append(Ranked(tuple(t for t, _ in kept), tuple(pairs), float(margin)))
-    return rows
 
 
 def run(config: RewardConfig) -> Run | outlook.Outlook:
@@ -127,10 +34,16 @@ def run(config: RewardConfig) -> Run | outlook.Outlook:
     dataset, held_out = setup.datasets(config, Ranking)
     model = load_reward_model(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, model)
-    rows = encode_rankings(dataset, encoder)
+    how = {"loss_type": config.loss_type, "ties": config.ties}
+    rows = encode_rankings(dataset, encoder, **how)
     with setup.apart(encoder, "evaluation"):
-        eval_rows = encode_rankings(held_out, encoder) if held_out else []
+        eval_rows = encode_rankings(held_out, encoder, **how) if held_out else []
     check_prompts(eval_rows)
+    told: dict[str, float] = {}
+    if config.loss_type == "regression" and config.standardize_ratings and rows:
+        scale = Scale.of(rows)
+        rows, eval_rows = scale.standard(rows), scale.standard(eval_rows)
+        told = {"rating_mean": scale.mean, "rating_std": scale.std}
     reference = reference_responses(config, dataset)
     with setup.apart(encoder, "reference"):
         anchors = encode_reference(reference, encoder)
@@ -147,7 +60,7 @@ def run(config: RewardConfig) -> Run | outlook.Outlook:
             accelerator,
             model,
             rows,
-            Score(config.center_rewards_coefficient, model.place),
+            RECIPES[config.loss_type].objective(config.center_rewards_coefficient, model.place),
             config,
             held_out=eval_rows,
             look=_looker(run, model, eval_rows or rows, encoder, config),
@@ -159,7 +72,7 @@ def run(config: RewardConfig) -> Run | outlook.Outlook:
         console.say(
             f"mean reward of {len(anchors)} {reference.name}: {model.shift:.3f}, now shifted to 0"
         )
-        figures |= {"reward_shift": model.shift, "reward_reference": reference.name}
+        figures |= {"reward_shift": model.shift, "reward_reference": reference.name} | told
         if eval_rows:
             figures |= held_out_accuracy(model, eval_rows, size)
         return setup.close(run, accelerator, model, encoder, figures, dataset.notes)
@@ -212,9 +125,10 @@ def encode_reference(reference: Reference, encoder: Encoder) -> list[Tokens]:
 
 def check_prompts(rows: Sequence[Ranked]) -> None:
     """Raise ValueError for held-out rows of which no interval could be told, before training."""
-    if len(rows) > 1 and len({row.responses[0].prompt for row in rows}) == 1:
+    asked = [row for row in rows if row.pairs]
+    if len(asked) > 1 and len({row.responses[0].prompt for row in asked}) == 1:
         raise ValueError(
-            f"the {len(rows)} rows to evaluate on all have the same prompt, and an interval needs "
+            f"the {len(asked)} rows to evaluate on all have the same prompt, and an interval needs "
             "two: hold out rows of more prompts, or none"
         )
 
@@ -224,8 +138,12 @@ def held_out_accuracy(
 ) -> dict[str, float]:
     """Share of held-out pairs in the right order, ties a half, interval clustered by prompt.
 
-    All pairs of a ranking share a weight of 1, as in the loop's own accuracy and loss.
+    All pairs of a ranking share a weight of 1, as in the loop's own accuracy and loss. Answers that
+    were judged equal have no right order; where there are no others, nothing is told.
     """
+    rows = [row for row in rows if row.pairs]
+    if not rows:
+        return {}
     flat = [tokens for row in rows for tokens in row.responses]
     scores = sequence_scores(model, flat, batch_size).numpy()
     right: list[float] = []

@@ -18,17 +18,17 @@ def evaluated(*values: float) -> History:
     return made("sft", {"loss": ramp(1.5, 0.5), "eval_loss": held})
 
 
-def dpo(first: float, every: int = 1) -> History:
-    return made("dpo", {"loss": ramp(first, 0.5)}, every=every)
+def dpo(first: float, every: int = 1, **config: Any) -> History:
+    return made("dpo", {"loss": ramp(first, 0.5)}, every=every, **config)
 
 
-def chosen(reward: float) -> History:
+def chosen(reward: float, **config: Any) -> History:
     columns = {
         "rewards/margins": 1.0,
         "logps/chosen": -10.0 + 10 * reward,
         "rewards/chosen": reward,
     }
-    return made("dpo", columns, beta=0.1)
+    return made("dpo", columns, beta=0.1, **config)
 
 
 def still(moves: float, clips: float) -> History:
@@ -76,6 +76,12 @@ EDGES: list[tuple[str, History, str | None, History, str | None]] = [
     ("overfitting", evaluated(1.0, 1.1), None, evaluated(1.0, 1.1, 1.1), "warning"),
     ("dpo_start", dpo(0.702), "expected", dpo(0.705), "fault"),
     ("dpo_start", dpo(0.684), "expected", dpo(0.682), "fault"),
+    # What starts elsewhere, or has another scale, is not measured by ln 2 and nats.
+    ("dpo_start", dpo(25.0, loss_type="robust"), "fault", dpo(25.0, loss_type="ipo"), None),
+    ("chosen_falls", chosen(-0.5, loss_type="hinge"), "warning",
+     chosen(-0.5, loss_type="ipo_mean"), None),
+    ("loss_near_zero", made("dpo", {"loss": 0.1}), "warning",
+     made("dpo", {"loss": 0.1}, loss_type="hinge"), None),
     ("dpo_start", dpo(0.742, 10), "expected", dpo(0.745, 10), "warning"),
     ("reward_start", made("reward", {"loss": 1.09}), "expected", made("reward", {"loss": 1.11}),
      None),

@@ -60,6 +60,7 @@ CASES: dict[str, tuple[list[Plan], list[Plan]]] = {
         [replace(plan(s), origin={"stage": "dpo"}) for s in ("dpo", "ppo", "rloo")],
         [
             replace(plan("dpo", ref_model_name_or_path="runs/sft"), origin={"stage": "dpo"}),
+            replace(plan("dpo", loss_type="orpo"), origin={"stage": "dpo"}),
             replace(plan("sft"), origin={"stage": "dpo"}),
             replace(plan("dpo"), origin=FROM_SFT),
         ],

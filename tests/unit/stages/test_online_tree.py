@@ -1,6 +1,6 @@
 """The stage itself against an optimum that is known exactly: pi* = pi_ref exp(r / beta) / Z.
 
-As tests/algorithms/test_optimum.py, but by the command, on a transformer: its vocabulary is a, b
+As truing/conformance/online.py, but by the command, on a transformer: its vocabulary is a, b
 and the end token, so that there are 15 responses of at most three tokens.
 """
 
@@ -105,8 +105,8 @@ LEARNING: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", ["ppo", "rloo"])
 def test_the_stage_reaches_the_optimum_of_a_tree(make_tree: Make, tree: Path, kind: str) -> None:
-    """A table of logits comes to KL(pi* || pi) < 1e-3 (test_optimum.py); a transformer shares its
-    weights between places and takes longer, so its bar is 3 % of what there is to gain."""
+    """A table of logits comes to KL(pi* || pi) < 1e-3 (truing/conformance); a transformer shares
+    its weights between places and takes longer, so its bar is 3 % of what there is to gain."""
     run = ran(make_tree(kind, **LEARNING[kind], max_steps=24))
     assert regret(run.path, tree) < 0.03
     # Bite: with twice the coefficient, or none, it ends elsewhere.

@@ -90,7 +90,7 @@ def test_the_loss_by_hand(tiny: Path) -> None:
         Pair(tokens[0], tokens[1], own[0] - 2, own[1] + 1),
         Pair(tokens[2], tokens[3], own[2], own[3] - 1),
     ]
-    objective = Preference(RECIPES["sigmoid"], 0.5)
+    objective = Preference(RECIPES["sigmoid"], {"beta": 0.5, "label_smoothing": 0.0})
     batch = objective.collate(pairs)
     assert objective.counts(batch) == {"pairs": 2}
     assert objective.length(pairs[0]) == 4
@@ -112,7 +112,10 @@ def test_the_loss_by_hand(tiny: Path) -> None:
 
 
 def test_a_tie_is_no_success(tiny: Path) -> None:
-    policy, objective = load_policy(tiny), Preference(RECIPES["sigmoid"], 0.5)
+    policy, objective = (
+        load_policy(tiny),
+        Preference(RECIPES["sigmoid"], {"beta": 0.5, "label_smoothing": 0.0}),
+    )
     batch = objective.collate([Pair(Tokens((1, 2), (3,)), Tokens((1, 2), (4, 5)))])
     own = logp(policy, batch.layout).sum(-1).detach()
     tie = Batch(batch.layout, {"reference": own.view(-1, 2)})

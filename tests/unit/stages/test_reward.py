@@ -17,13 +17,8 @@ from truing.models.model import load_policy
 from truing.rewards import load_reward, score
 from truing.settings import RewardConfig, SftConfig
 from truing.stages import reward, sft
-from truing.stages.reward import (
-    Ranked,
-    Score,
-    check_prompts,
-    encode_rankings,
-    held_out_accuracy,
-)
+from truing.stages.reward import check_prompts, held_out_accuracy
+from truing.stages.scoring import Ranked, Score, encode_rankings
 from truing.stats.ratings import rate
 
 Write = Callable[..., str]

@@ -23,7 +23,7 @@ from truing.settings import SftConfig
 from truing.stages import learner
 from truing.stages.learner import Batch, evaluate
 from truing.stages.preference import RECIPES, Pair, Preference
-from truing.stages.reward import Ranked, Score
+from truing.stages.scoring import Ranked, Score
 from truing.stages.sft import Imitation
 from truing.stages.trainer import Step, Training, step_rows, total_steps
 
@@ -65,13 +65,14 @@ def weights(model: Model) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+SIGMOID = {"beta": 0.3, "label_smoothing": 0.0}
 # Each stage's objective: how its model is loaded, its rows, itself.
 STAGES: dict[str, tuple[Callable[..., Model], Sequence[Any], Callable[[], Any]]] = {
     "sft": (load_policy, ROWS, lambda: Imitation(settings())),
     "sft packed": (load_policy, ROWS, lambda: Imitation(settings(packing=True))),
     "sft whole": (load_policy, ROWS, lambda: Imitation(settings(completion_only_loss=False))),
-    "dpo": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], 0.3)),
-    "dpo shared": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], 0.3, shared)),
+    "dpo": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], SIGMOID)),
+    "dpo shared": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], SIGMOID, shared)),
     "reward": (load_reward_model, RANKED, lambda: Score(0.01)),
     "reward shared": (load_reward_model, RANKED, lambda: Score(0.01, shared)),
 }
@@ -361,7 +362,7 @@ def test_evaluation_is_the_mean_over_all_tokens(tiny: Path, batch_size: int) -> 
 
 def test_evaluation_weighs_figures_by_their_counts(tiny: Path) -> None:
     policy = load_policy(tiny)
-    objective = Preference(RECIPES["sigmoid"], 0.3)
+    objective = Preference(RECIPES["sigmoid"], SIGMOID)
     whole = evaluate(Accelerator(cpu=True), policy, PAIRS[:7], objective, 7)
     parts = evaluate(Accelerator(cpu=True), policy, PAIRS[:7], objective, 3)
     assert whole == pytest.approx(parts, abs=1e-4)

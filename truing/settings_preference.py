@@ -1,0 +1,102 @@
+"""The settings of learning from comparisons directly, and what each loss of `truing dpo` takes."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from truing.config import Topic
+
+LossType = Literal["sigmoid", "robust", "ipo", "ipo_mean", "hinge", "simpo", "cpo", "orpo"]
+# What each loss_type acts on, with its authors' numbers (of ipo, ipo_mean and hinge: TRL's). Of the
+# settings that only some losses know, those that stand here are taken and the others refused.
+LOSSES: dict[str, dict[str, float]] = {
+    "sigmoid": {"beta": 0.1, "label_smoothing": 0.0},
+    "robust": {"beta": 0.1, "label_smoothing": 0.1},
+    "ipo": {"beta": 0.1},
+    "ipo_mean": {"beta": 0.1},
+    "hinge": {"beta": 0.1},
+    "simpo": {"beta": 2.0, "simpo_gamma": 1.0, "learning_rate": 6e-7},
+    "cpo": {"beta": 0.1, "cpo_alpha": 1.0},
+    "orpo": {"beta": 0.1, "learning_rate": 5e-6},
+}
+WITHOUT_REFERENCE = ("simpo", "cpo", "orpo")
+# Settings that not all losses know; None where they are not given.
+PARTICULAR = ("label_smoothing", "simpo_gamma", "cpo_alpha")
+
+
+class PreferenceTopic(Topic):
+    """Preference"""
+
+    loss_type: LossType = Field(
+        "sigmoid",
+        description="sigmoid: DPO, or cDPO with label_smoothing; robust: DPO corrected for flipped "
+        "labels; ipo: IPO on sums over tokens, as its paper; ipo_mean: on means over tokens, which "
+        "TRL calls ipo; hinge: SLiC and RSO; and without a reference simpo, cpo and orpo. "
+        "docs/dpo.md has them all.",
+    )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description="Strength of the tie to the reference policy (per nat of log-ratio). Where "
+        "there is none, the scale of log-probs (simpo, where it is 2 if not given, and cpo), or "
+        "the weight of the odds ratio (orpo: lambda).",
+    )
+    label_smoothing: float | None = Field(
+        None,
+        ge=0,
+        lt=0.5,
+        description="Share of the labels that are taken to be wrong (sigmoid, robust). None: 0, "
+        "with robust 0.1.",
+    )
+    simpo_gamma: float | None = Field(
+        None, ge=0, description="Margin that simpo asks for, in nats times beta. None: 1."
+    )
+    cpo_alpha: float | None = Field(
+        None, ge=0, description="Weight of the imitation of the chosen in cpo. None: 1."
+    )
+    ref_model_name_or_path: str | None = Field(
+        None,
+        description="Reference policy. None: the model that training starts from; simpo, cpo and "
+        "orpo have none.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_the_paper(cls, values: object) -> object:
+        """Where nothing is given, a loss has its own numbers, and config.yaml then holds them."""
+        if not isinstance(values, dict):
+            return values
+        loss = LOSSES.get(str(values.get("loss_type", "sigmoid")))
+        given = {k: v for k, v in values.items() if v is not None or k not in PARTICULAR}
+        return given if loss is None else {**loss, **given}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for name in PARTICULAR:
+            if getattr(self, name) is not None and name not in LOSSES[self.loss_type]:
+                takers = " and ".join(n for n, other in LOSSES.items() if name in other)
+                raise ValueError(
+                    f"{name} has no effect with loss_type {self.loss_type}: only with {takers}"
+                )
+        if self.ref_model_name_or_path is not None and self.loss_type in WITHOUT_REFERENCE:
+            raise ValueError(
+                f"ref_model_name_or_path has no effect with loss_type {self.loss_type}, which has "
+                "no reference: take it out"
+            )
+        if self.loss_type == "robust" and not self.label_smoothing:
+            raise ValueError(
+                "loss_type robust needs label_smoothing above 0, the share of flipped labels: "
+                "without any it is DPO (sigmoid)"
+            )
+        return self
+
+    @property
+    def loss_options(self) -> dict[str, float]:
+        """What the loss is given besides log-probs."""
+        every = {
+            "beta": self.beta,
+            "label_smoothing": self.label_smoothing,
+            "gamma": self.simpo_gamma,
+            "alpha": self.cpo_alpha,
+        }
+        return {name: value for name, value in every.items() if value is not None}

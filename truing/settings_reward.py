@@ -1,0 +1,57 @@
+"""The settings of a reward model: which loss, and what becomes of ties and ratings."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from truing.config import Topic
+
+
+class RewardTopic(Topic):
+    """Reward model"""
+
+    loss_type: Literal["bradley_terry", "plackett_luce", "regression"] = Field(
+        "bradley_terry",
+        description="bradley_terry: all pairs of a ranking; plackett_luce: its likelihood as a "
+        "whole; regression: squared error to its scores.",
+    )
+    ties: Literal["drop", "half", "breslow"] = Field(
+        "drop",
+        description="Answers that share a rank. drop: they form no pair, and plackett_luce leaves "
+        "out their ranking; half (bradley_terry): a pair that either wins with probability 1/2; "
+        "breslow (plackett_luce): each is chosen from all of them and the rest.",
+    )
+    standardize_ratings: bool = Field(
+        True,
+        description="Regression: bring the ratings to mean 0 and standard deviation 1 over the "
+        "training rows; false: learn them as they are.",
+    )
+    center_rewards_coefficient: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of (chosen + rejected)^2, which keeps scores near 0; try 0.01.",
+    )
+    reward_reference: str | None = Field(
+        None,
+        description="Prompt/completion rows whose mean score becomes 0. None: the demonstrations "
+        "of the SFT run that the model comes from, else the chosen responses.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_loss(self) -> Self:
+        complaints = {
+            "ties: half belongs to loss_type: bradley_terry": self.ties == "half"
+            and self.loss_type != "bradley_terry",
+            "ties: breslow belongs to loss_type: plackett_luce": self.ties == "breslow"
+            and self.loss_type != "plackett_luce",
+            "standardize_ratings has no effect without loss_type: regression": (
+                not self.standardize_ratings and self.loss_type != "regression"
+            ),
+            "center_rewards_coefficient would pull scores off their ratings: it belongs to "
+            "loss_type: bradley_terry or plackett_luce": (
+                self.center_rewards_coefficient and self.loss_type == "regression"
+            ),
+        }
+        if said := next((text for text, wrong in complaints.items() if wrong), None):
+            raise ValueError(f"{said}, but it is {self.loss_type}")
+        return self
