@@ -12,6 +12,7 @@ from torch import Tensor
 
 from truing.conformance import online
 from truing.conformance.direct import DIRECT, Direct, minimised
+from truing.conformance.scores import SCORES, distance
 from truing.conformance.spaces import Space, tree
 
 # Bars by level: what is exact but for rounding, what a solver reaches, what sampling reaches.
@@ -73,6 +74,19 @@ def direct_checks(name: str, of: Direct) -> Iterator[Check]:
         )
 
 
+def score_checks() -> Iterator[Check]:
+    """Reward losses on all judgements of five responses."""
+    for name, (loss, wrong, constant) in SCORES.items():
+        yield Check(
+            name,
+            "population",
+            "the true scores" + ("" if constant else ", up to a constant"),
+            FIXED,
+            partial(distance, loss, constant=constant),
+            {what: partial(distance, other, constant=constant) for what, other in wrong.items()},
+        )
+
+
 def online_checks(*, quick: bool) -> Iterator[Check]:
     """PPO and RLOO: no advantage at the optimum, and the way there."""
     space = tree()
@@ -110,6 +124,7 @@ def online_checks(*, quick: bool) -> Iterator[Check]:
 
 def checks(*, quick: bool) -> Iterator[Check]:
     """Everything of ours."""
+    yield from score_checks()
     for name, of in DIRECT.items():
         yield from direct_checks(name, of)
     yield from online_checks(quick=quick)

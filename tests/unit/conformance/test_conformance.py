@@ -14,6 +14,7 @@ from truing.conformance import direct, online
 from truing.conformance.checks import Check, checks, direct_checks, found
 from truing.conformance.direct import DIRECT, minimised
 from truing.conformance.run import tried
+from truing.conformance.scores import SCORES, probabilities
 from truing.conformance.spaces import Space, bandit, draw, tree
 from truing.settings import ConformanceConfig
 
@@ -61,6 +62,11 @@ def test_the_tree_counted_out() -> None:
     assert float(space.ref_S[0]) == float(probability)  # the empty string: EOS at once
 
 
+def test_the_orders_of_five_are_all_there() -> None:
+    assert len(probabilities()) == 120
+    assert float(probabilities().sum()) == pytest.approx(1.0, abs=1e-12)
+
+
 def test_values_are_what_is_to_be_expected() -> None:
     space = tree()
     at_best = online.values(space, space.table_of(space.optimum_S))
@@ -83,6 +89,9 @@ def test_everything_passes_with_room(capsys: pytest.CaptureFixture[str]) -> None
     for name in (*DIRECT, "ppo", "rloo"):
         assert f"\n{name}, tree" in shown
         assert f"`{name}`" in page
+    for name in SCORES:
+        assert f"\n{name} " in shown
+        assert name in page
 
 
 def test_every_check_has_variants_that_must_fail() -> None:
