@@ -90,6 +90,8 @@ CASES: dict[str, Case] = {
         "dpo",
         PAIRS[0],
     ),
+    "probability-below-half": with_row({**PAIRS[1], "chosen_probability": 0.3}, "reward", PAIRS[0]),
+    "ratings-missing": only(PAIRS, "reward", "--loss-type", "regression"),
     "margin-nan": with_row({**PAIRS[1], "margin": float("nan")}, "reward", PAIRS[0]),
     "ranks-misfit": with_row({**RANKING, "ranks": [0, 1]}, "reward", RANKING),
     "ranking-of-one": with_row({**RANKING, "completions": [" a"]}, "reward", RANKING),
