@@ -354,7 +354,9 @@ class DoctorConfig(CommandTopic):
 class ConformanceConfig(CommandTopic):
     """Conformance: losses against optima that are known exactly"""
 
-    quick: bool = Field(False, description="Fewer broken variants of what takes long.")
+    quick: bool = Field(
+        False, description="Fewer steps, and fewer broken variants, of what is sampled."
+    )
     module: str | None = Field(
         None,
         description="A loss of your own, as module:function, in the place of ours: "

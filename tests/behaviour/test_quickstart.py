@@ -86,8 +86,15 @@ def test_a_small_quickstart_writes_everything_and_repeats_itself(
 
 
 @pytest.mark.xdist_group("small quickstart")
-def test_flipped_labels_turn_every_comparison_round(small: Path, tmp_path: Path) -> None:
-    go(tmp_path / "flipped", SMALL, labels="flipped")
+def test_flipped_labels_turn_every_comparison_round(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enough(*_: object) -> None:
+        raise InterruptedError("what follows the labels is not asked about")
+
+    monkeypatch.setattr(loop.training, "learn_reward", enough)
+    with pytest.raises(InterruptedError):
+        go(tmp_path / "flipped", SMALL, labels="flipped")
     kept = load(small / "comparisons.jsonl", Comparison)
     turned = load(tmp_path / "flipped" / "comparisons.jsonl", Comparison)
     assert [(c.chosen, c.rejected) for c in turned] == [(c.rejected, c.chosen) for c in kept]

@@ -105,7 +105,7 @@ def online_checks(*, quick: bool) -> Iterator[Check]:
                 for name, k in wrong.items()
             },
         )
-    for kind, steps in (("ppo", 300), ("rloo", 600)):
+    for kind, steps in (("ppo", 150), ("rloo", 200)) if quick else (("ppo", 300), ("rloo", 600)):
         wrong = {"beta doubled": online.BROKEN["beta doubled"]}
         if not quick:
             wrong["reference of other rows"] = online.BROKEN["reference of other rows"]
