@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from truing.conformance.spaces import least
+
 REWARD = torch.tensor([0.5, 0.15, -0.25, 1.0, 0.0, -0.6], dtype=torch.float64)
 PRIOR = torch.tensor([0.3, 0.25, 0.2, 0.05, 0.15, 0.05], dtype=torch.float64)
 EVEN = torch.ones(6, dtype=torch.float64) / 6
@@ -46,23 +48,9 @@ def optimum(
     first, second = torch.triu_indices(len(reward), len(reward), 1)
     wins = preferred(reward)[first, second]
     weight = mu[first] * mu[second]
-    theta = torch.zeros(len(reward), dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [theta],
-        max_iter=2000,
-        max_eval=4000,
-        tolerance_grad=1e-13,
-        tolerance_change=0,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
 
-    def step() -> Tensor:
-        solver.zero_grad()
+    def mean(theta: Tensor) -> Tensor:
         a, b = (seen(theta.log_softmax(0))[side] for side in (first, second))
-        total = (weight * (wins * loss(a, b) + (1 - wins) * loss(b, a))).sum() / weight.sum()
-        total.backward()
-        return total
+        return (weight * (wins * loss(a, b) + (1 - wins) * loss(b, a))).sum() / weight.sum()
 
-    solver.step(step)
-    return theta.detach().softmax(0)
+    return least(mean, torch.zeros(len(reward), dtype=torch.float64)).softmax(0)

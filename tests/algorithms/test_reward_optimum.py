@@ -17,6 +17,7 @@ from truing.algorithms import (
     soft_bradley_terry,
     squared_error,
 )
+from truing.conformance.spaces import least
 from truing.keys import generator
 
 K = 5
@@ -28,24 +29,7 @@ Loss = Callable[[Tensor], Tensor]
 
 def minimum(loss: Loss, start_K: Tensor | None = None) -> Tensor:
     """Scores (K,) at which ``loss`` is least, by L-BFGS."""
-    score_K = (torch.zeros(K, dtype=torch.float64) if start_K is None else start_K.clone()).detach()
-    score_K.requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [score_K],
-        max_iter=500,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-15,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(score_K)
-        value.backward()
-        return value
-
-    optimizer.step(closure)  # pyright: ignore
-    return score_K.detach()
+    return least(loss, torch.zeros(K, dtype=torch.float64) if start_K is None else start_K)
 
 
 def distance(score_K: Tensor, wanted_K: Tensor = TRUE_K) -> float:

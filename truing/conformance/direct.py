@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truing.algorithms import bradley_terry, cdpo, dpo, ipo, log_odds_ratio, robust_dpo, simpo
-from truing.conformance.spaces import Space, bandit, draw, tree
+from truing.conformance.spaces import Space, bandit, draw, least, tree
 
 # fn(logp_chosen_B, logp_rejected_B, ref_logp_chosen_B, ref_logp_rejected_B, *, beta) -> loss_B
 DirectLoss = Callable[..., Tensor]
@@ -55,28 +55,15 @@ def minimised(of: Direct, space: Space) -> Tensor:
     pair_N = pair_N / pair_N.sum()
     with torch.no_grad():
         frozen = seen(space.reference)
-    table = space.reference.clone().requires_grad_()
-    solver = torch.optim.LBFGS(
-        [table],
-        max_iter=3000,
-        tolerance_grad=1e-13,
-        tolerance_change=1e-17,
-        line_search_fn="strong_wolfe",
-    )
 
-    def step() -> Tensor:
-        solver.zero_grad()
-        logp = seen(table)
+    def mean(table: Tensor) -> Tensor:
+        logp, beta = seen(table), space.beta
         a = (logp[first], logp[second], frozen[first], frozen[second])
         b = (logp[second], logp[first], frozen[second], frozen[first])
-        beta = space.beta
         each_N = wins_N * of.loss(*a, beta=beta) + (1 - wins_N) * of.loss(*b, beta=beta)
-        total = (pair_N * each_N).sum()
-        total.backward()
-        return total
+        return (pair_N * each_N).sum()
 
-    solver.step(step)
-    return space.logps(table.detach())
+    return space.logps(least(mean, space.reference))
 
 
 # --- how a loss may be put together wrongly, and still train --------------------------------------

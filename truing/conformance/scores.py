@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from truing.algorithms import bradley_terry, plackett_luce, soft_bradley_terry, squared_error
-from truing.conformance.spaces import draw
+from truing.conformance.spaces import draw, least
 
 Loss = Callable[[Tensor], Tensor]
 K = 5
@@ -25,23 +25,7 @@ RATINGS_K3 = TRUE_K[:, None] + torch.tensor([-1.0, -0.5, 1.5], dtype=torch.float
 
 def distance(loss: Loss, *, constant: bool = False) -> float:
     """The largest difference between the true scores and those at which ``loss`` is least."""
-    score_K = torch.zeros(K, dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [score_K],
-        max_iter=1000,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-16,
-        line_search_fn="strong_wolfe",
-    )
-
-    def step() -> Tensor:
-        solver.zero_grad()
-        total = loss(score_K)
-        total.backward()
-        return total
-
-    solver.step(step)
-    away_K = score_K.detach() - TRUE_K
+    away_K = least(loss, torch.zeros(K, dtype=torch.float64)) - TRUE_K
     return float((away_K if constant else away_K - away_K.mean()).abs().max())
 
 

@@ -81,6 +81,29 @@ def draw(stream: str, *shape: int) -> Tensor:
     return torch.from_numpy(generator(0, f"conformance {stream}").normal(size=shape))
 
 
+def least(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """The point at which ``loss`` is least, by L-BFGS from ``start``."""
+    point = start.detach().clone().requires_grad_()
+    solver = torch.optim.LBFGS(
+        [point],
+        max_iter=3000,
+        max_eval=6000,
+        tolerance_grad=1e-13,
+        tolerance_change=0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def step() -> Tensor:
+        solver.zero_grad()
+        total = loss(point)
+        total.backward()
+        return total
+
+    solver.step(step)
+    return point.detach()
+
+
 def tree(depth: int = 3, beta: float = 0.5) -> Space:
     """Tokens 0 and 1 and EOS (2): all strings of at most ``depth`` tokens, 15 for 3. At the end of
     a longest one EOS is forced, which is no decision."""
