@@ -26,8 +26,8 @@ FLOORS = {
     "settings_reward": 1,
     **dict.fromkeys(("data", "models"), 2),
     **dict.fromkeys(("generation", "rewards"), 3),
-    **dict.fromkeys(("conformance", "evaluate", "feedback", "stages"), 4),
-    **dict.fromkeys(("doctor", "verify", "worlds"), 5),
+    **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
+    **dict.fromkeys(("conformance", "doctor", "verify", "worlds"), 5),
     "quickstart": 6,
     **dict.fromkeys(("__main__", "cli"), 7),
 }
