@@ -15,7 +15,7 @@ from truing.algorithms.comparison import (
     soft_bradley_terry,
     tied_pairs,
 )
-from truing.algorithms.controllers import KLController, Moments
+from truing.algorithms.controllers import KLController, Lagrange, Moments
 from truing.algorithms.policy import explained_variance, ppo_clip, value_clip
 from truing.algorithms.preference import cdpo, dpo, hinge, ipo, robust_dpo
 from truing.algorithms.ranking import plackett_luce
@@ -33,6 +33,7 @@ from truing.algorithms.tokens import (
 
 __all__ = [
     "KLController",
+    "Lagrange",
     "Moments",
     "bradley_terry",
     "cdpo",
