@@ -5,6 +5,8 @@ whose mask is 0 is no step of the episode: it is skipped wherever it stands, and
 never read. Whitening takes all it is given as one batch: give it the whole rollout.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ def missing_eos(score_B: Tensor, finished_B: Tensor, *, penalty: float) -> Tenso
     Differs: they *set* a fixed score of -1; TRL and we subtract, so order is kept.
     """
     check_shapes(score=score_B, finished=finished_B)
-    if penalty < 0:
+    if not penalty >= 0:
         raise ValueError(f"the penalty is subtracted, so it must not be negative; got {penalty}")
     return score_B - penalty * (~finished_B.bool()).to(score_B.dtype)
 
@@ -33,12 +35,14 @@ def token_rewards(score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, *, kl_coef: f
 
     Source: Ziegler et al. 2019, eq. 2, spread over tokens as in their code.
     Shapes: (B,), (B, T), (B, T); result (B, T), 0 where masked. Raises ValueError when shapes
-    differ or a sequence has no token.
+    differ, a sequence has no token or the coefficient is no finite number.
     Differs: TRL puts the score one place behind EOS where there is room; with gamma = 1 the return
     of each response token is the same.
     """
     check_shapes(kl=kl_BT, mask=mask_BT)
     check_shapes(score=score_B, tokens=mask_BT[:, 0])
+    if not math.isfinite(kl_coef):
+        raise ValueError(f"the KL's coefficient must be a finite number, got {kl_coef}")
     mask_BT = mask_BT.bool()
     if not bool(mask_BT.any(-1).all()):
         raise ValueError("a sequence without a token cannot carry a score: leave it out")

@@ -38,8 +38,12 @@ def entropy(logits_BTV: Tensor) -> Tensor:
     """Entropy of each token's distribution: ``logsumexp(z) - sum softmax(z) z``, in nats.
 
     Shapes: (..., V); result (...). In float32 at least. A logit of -inf, an impossible token, adds
-    nothing.
+    nothing. Raises ValueError without a vocabulary.
     """
+    if not logits_BTV.dim() or not logits_BTV.shape[-1]:
+        raise ValueError(
+            f"an entropy needs the logits of a vocabulary, got shape {tuple(logits_BTV.shape)}"
+        )
     logits = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
     logp = logits.log_softmax(-1)
     return -(logp.exp() * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)
