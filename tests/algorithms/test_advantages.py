@@ -277,6 +277,13 @@ def test_what_is_refused() -> None:
     for gamma, lam in ((1.1, 1.0), (1.0, 1.1), (-0.1, 1.0), (1.0, -0.1), (1.0, math.nan)):
         with pytest.raises(ValueError, match="gamma and lam must lie in"):
             gae(one, one, on, gamma=gamma, lam=lam)
+    for rows in (torch.zeros(3), torch.zeros(2, 3, 1), torch.zeros(2, 0)):
+        with pytest.raises(ValueError, match=r"rows of steps are needed, .B, T., got reward of"):
+            gae(rows, rows, rows, gamma=1.0, lam=1.0)
+        with pytest.raises(ValueError, match=r"rows of steps are needed, .B, T., got kl of"):
+            token_rewards(torch.zeros(2), rows, rows, kl_coef=0.1)
+    with pytest.raises(ValueError, match="two responses to a prompt at least, got 1"):
+        leave_one_out(torch.tensor(1.0))
     with pytest.raises(ValueError, match="a sequence without a token"):
         token_rewards(torch.zeros(2), one, on & torch.tensor([[True], [False]]), kl_coef=0.1)
     with pytest.raises(ValueError, match="the KL's coefficient must be a finite number, got nan"):

@@ -257,8 +257,9 @@ def test_wrong_shapes_and_empty_batches_are_refused() -> None:
         with pytest.raises(ValueError, match="must have one shape"):
             f(torch.zeros(2, 3), torch.zeros(1, 3))
     for scalar in (torch.tensor(1.0), torch.zeros(3, 0)):
-        with pytest.raises(ValueError, match="needs the logits of a vocabulary, got shape"):
-            entropy(scalar)
+        for f in (entropy, lambda x: token_logp(x, torch.tensor(0))):
+            with pytest.raises(ValueError, match="logits of a vocabulary are needed, got shape"):
+                f(scalar)
     for denominator in (0.0, -1.0, math.nan, torch.tensor(0.0)):
         with pytest.raises(ValueError, match="the denominator must be positive"):
             reduce_mean(torch.ones(3), denominator)
