@@ -33,7 +33,6 @@ from tests.algorithms.duties import (
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("centering", "first: chosen_N, rejected_N = rejected_N, chosen_N"): "a sum has no order",
     ("plackett_luce", "0.0 -> 1.0"): "what fills is cut off before any sum, if only it is finite",
-    ("gae", "True -> False"): "torch sorts stably on a CPU without being asked, elsewhere not",
     ("k2", "first: logp_BT, ref_logp_BT = ref_logp_BT, logp_BT"): "a square has no sign",
 }
 

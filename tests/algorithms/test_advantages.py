@@ -226,6 +226,10 @@ def test_equal_to_the_loops(seed: int) -> None:
     same(token_rewards(score, r, mask, kl_coef=0.2), wanted, 1e-12)
     wanted = reference.gae(r.numpy(), v.numpy(), m, 0.97, 0.9)
     same(gae(r, v, mask, gamma=0.97, lam=0.9), wanted, 1e-12)
+    # Steps keep their order in long rows too.
+    long = draw(seed + 30, 2, 100), draw(seed + 40, 2, 100), holes(seed + 50, 2, 100)
+    wanted = reference.gae(*(x.numpy() for x in long), 0.97, 0.9)
+    same(gae(*long, gamma=0.97, lam=0.9), wanted, 1e-12)
     wanted = reference.missing_eos(score.numpy(), m[:, 0], 0.7)
     same(missing_eos(score, mask[:, 0], penalty=0.7), wanted, 1e-12)
     same(leave_one_out(r), reference.leave_one_out(r.numpy()), 1e-12)
