@@ -1,5 +1,5 @@
-"""What the mathematics of PPO costs beside the model: losses, GAE and whitening of one batch against
-the forward and backward passes of a small transformer over the same tokens.
+"""What the mathematics of PPO costs beside the model: losses, GAE and whitening of one batch
+against the forward and backward passes of a small transformer over the same tokens.
 
     python -m benchmarks.floor0
 
@@ -69,8 +69,8 @@ def training(model: LlamaForCausalLM, ids_BT: Tensor) -> Callable[[], None]:
 def mathematics(rows: int, length: int) -> Callable[[], None]:
     """From rewards and values to the gradients of both losses of PPO, with padded rows."""
     random = generator(0, "floor0")
-    draw = torch.from_numpy(random.normal(size=(6, rows, length)))
-    reward, value, old_value, new_value, old_logp, new_logp = draw
+    draw = torch.from_numpy(random.normal(size=(5, rows, length)))
+    reward, old_value, new_value, old_logp, new_logp = draw
     lengths = torch.from_numpy(random.integers(length // 2, length + 1, size=(rows, 1)))
     mask = torch.arange(length) < lengths
     count = mask.sum()

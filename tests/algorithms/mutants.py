@@ -277,11 +277,25 @@ def reaching(
     return found
 
 
-def matrix(name: str, function: FunctionType, tests: Mapping[str, list[Case]]) -> list[Row]:
-    return [
-        Row(mutant, {test: outcome(mutant, function, tries) for test, tries in tests.items()})
-        for mutant in mutants_of(name, function)
-    ]
+def matrix(
+    name: str, function: FunctionType, tests: Mapping[str, list[Case]], *, whole: bool = True
+) -> list[Row]:
+    """Each mutant against each test; unless it is to be ``whole``, only until one test kills it.
+
+    A result that is turned over meets every test all the same: `toothless` asks for it.
+    """
+    rows: list[Row] = []
+    for mutant in mutants_of(name, function):
+        row = Row(mutant, {})
+        for test, tries in tests.items():
+            if whole or row.survives or turned(mutant):
+                row.cells[test] = outcome(mutant, function, tries)
+        rows.append(row)
+    return rows
+
+
+def turned(mutant: Mutant) -> bool:
+    return mutant.change.startswith("return ")
 
 
 def answering(name: str) -> dict[str, list[Case]]:
@@ -310,12 +324,11 @@ def survivors(rows: Iterable[Row]) -> list[str]:
 
 def toothless(name: str, rows: Iterable[Row], duties: Mapping[str, list[Any]]) -> list[str]:
     """Duties whose tests do not notice by themselves that the function is turned over."""
-    turned = [row for row in rows if row.mutant.change.startswith("return ") and not row.survives]
-    turned = [row for row in turned if row.mutant[:2] not in EQUIVALENT]
+    signs = [row for row in rows if turned(row.mutant) and row.mutant[:2] not in EQUIVALENT]
     found: list[str] = []
     for word in ("golden", "bite", "gradient", "loop", "library"):
         named = [Case(t, {}).name for t in duties.get(word, ()) if callable(t)]
-        for row in turned:
+        for row in signs:
             tests = [test for test in named if test in row.cells]
             if tests and not any(row.cells[test] in "x!" for test in tests):
                 change = row.mutant.change

@@ -24,7 +24,7 @@ from tests.algorithms.mutants import (
 @pytest.mark.parametrize("name", mutated())
 def test_every_mutant_is_killed(name: str) -> None:
     functions, duties, _ = house()
-    rows = matrix(name, functions[name], answering(name))
+    rows = matrix(name, functions[name], answering(name), whole=False)
     assert rows, "no mutant was made"
     faults = survivors(rows) + toothless(name, rows, duties.get(name.partition(".")[0], {}))
     assert faults == [], drawn(name, rows)
@@ -120,6 +120,16 @@ def test_what_the_mutants_of_a_small_function_are(toy: ModuleType) -> None:
         "beta * (a - b) -> beta / (a - b) (2)",
         "a - b -> a + b (2)",
     ]
+
+
+def test_a_mutant_that_is_dead_meets_no_other_test(toy: ModuleType) -> None:
+    tests = {c.name: [c] for t in (thorough(toy), one_sided(toy)) for c in cases(t)}
+    for whole in (True, False):
+        rows = matrix("margin", toy.margin, tests, whole=whole)
+        for row in rows:
+            turned = row.mutant.change.startswith("return ")
+            assert len(row.cells) == (2 if whole or turned else 1), row
+        assert survivors(rows) == []
 
 
 def test_a_thorough_test_lets_none_live(toy: ModuleType) -> None:
