@@ -7,7 +7,7 @@ PYTHON ?= python3
 OUT ?= runs/quickstart
 BIN := .venv/bin
 
-.PHONY: quickstart test check docs slow base clean
+.PHONY: quickstart test check docs slow mutants base clean
 
 quickstart: .venv/.ready  ## the whole loop in the embedded world, with a report
 	@# A run never overwrites another: if the folder exists, the new one has the time in its name.
@@ -29,6 +29,9 @@ docs: .venv/.ready  ## write the generated pages, then test all pages
 
 slow: .venv/.ready  ## the tests that take minutes, by two processes: three seeds, negative controls, real input
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+
+mutants: .venv/.ready  ## every mutant of floor 0 against every test that answers for it, as a matrix
+	$(BIN)/python -m tests.algorithms.mutants
 
 base: .venv/.ready  ## make the packaged base model again (about half an hour)
 	$(BIN)/python scripts/make_base.py

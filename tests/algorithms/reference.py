@@ -169,6 +169,12 @@ def cpo(logp: Array, length: Array, beta: float, alpha: float) -> Array:
     return np.array(out)
 
 
+def log_odds_ratio(mean: Array) -> Array:
+    """Hong et al. (2024), eq. 4 and 5. Rows: (chosen, rejected) mean log-probs."""
+    p = [(math.exp(w), math.exp(x)) for w, x in mean]
+    return np.array([math.log(w / (1 - w)) - math.log(x / (1 - x)) for w, x in p])
+
+
 def orpo(logp: Array, length: Array, weight: float) -> Array:
     """Hong et al. (2024), eq. 4 to 7, in probabilities."""
     out: list[float] = []
@@ -195,6 +201,11 @@ def entropy(logits: Array) -> Array:
         shares = [w / sum(weights) for w in weights]
         out[place] = -sum(p * math.log(p) for p in shares)
     return out
+
+
+def missing_eos(score: Array, finished: Array, penalty: float) -> Array:
+    """Huang et al. (2024), the EOS trick, subtracted."""
+    return np.array([s if f else s - penalty for s, f in zip(score, finished, strict=True)])
 
 
 def token_rewards(score: Array, kl: Array, mask: Array, kl_coef: float) -> Array:
@@ -255,6 +266,40 @@ def value_clip(value: Array, old: Array, returns: Array, clip: float) -> Array:
         near = min(max(v, o - clip), o + clip)
         out[place] = 0.5 * max((v - r) ** 2, (near - r) ** 2)
     return out
+
+
+def explained_variance(value: Array, returns: Array, mask: Array) -> float:
+    """1 - sum of (e - mean e)^2 / sum of (R - mean R)^2, e = R - V."""
+    counted = [place for place in np.ndindex(*value.shape) if mask[place]]
+    spread: list[float] = []
+    for numbers in (
+        [returns[p] - value[p] for p in counted],
+        [returns[p] for p in counted],
+    ):
+        centre = math.fsum(numbers) / len(numbers)
+        spread.append(math.fsum((x - centre) ** 2 for x in numbers))
+    return 1 - spread[0] / spread[1]
+
+
+def kl_coefficient(coef: float, target: float, kl: float, episodes: int, horizon: float) -> float:
+    """Ziegler et al. (2019), section 2.2."""
+    error = (kl - target) / target
+    if error > 0.2:
+        error = 0.2
+    if error < -0.2:
+        error = -0.2
+    return coef + coef * error * episodes / horizon
+
+
+def moments(numbers: Sequence[float]) -> tuple[int, float, float]:
+    """Welford (1962): one number at a time."""
+    seen, mean, squares = 0, 0.0, 0.0
+    for x in numbers:
+        seen += 1
+        before = x - mean
+        mean += before / seen
+        squares += before * (x - mean)
+    return seen, mean, squares
 
 
 def bites(check: Callable[[Any], None], mutants: Mapping[str, Any]) -> None:

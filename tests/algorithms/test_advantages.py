@@ -43,6 +43,7 @@ def check_missing_eos(f: Any) -> None:
     same(f(score, finished, penalty=1.5), [2.0, -1 - 1.5, 0.5 - 1.5])
     # Laws: no penalty, no change; among the cut ones the order stays.
     same(f(score, finished, penalty=0.0), score)
+    same(f(score, finished.int(), penalty=1.5), f(score, finished, penalty=1.5))
 
 
 def check_token_rewards(f: Any) -> None:
@@ -54,6 +55,8 @@ def check_token_rewards(f: Any) -> None:
     # Law: a response's rewards add up to score - coef * sum of its KL.
     score, kl, mask = draw(0, 5), draw(1, 5, 7), holes(2, 5, 7)
     same(f(score, kl, mask, kl_coef=0.3).sum(-1), score - 0.3 * sequence_sum(kl, mask), 1e-12)
+    # A response of one token is paid and pays at once.
+    same(f(score, kl[:, 3:4], mask[:, 3:4], kl_coef=0.3)[:, 0], score - 0.3 * kl[:, 3], 1e-12)
 
 
 def check_gae(f: Any) -> None:
@@ -74,11 +77,17 @@ def check_gae(f: Any) -> None:
     after = torch.nn.functional.pad(v[:, 1:], (0, 1))
     same(f(r, v, on, gamma=0.7, lam=0.0), r + 0.7 * after - v, 1e-12)
     same(f(r, rest, on, gamma=1.0, lam=0.95), torch.zeros(3, 6), 1e-12)
+    # Who looks no step ahead has the reward less the value; so has the only step, and a mask of
+    # numbers is a mask.
+    same(f(r, v, on.int(), gamma=0.0, lam=1.0), r - v, 1e-12)
+    same(f(r[:, :1], v[:, :1], on[:, :1], gamma=0.9, lam=0.8), (r - v)[:, :1], 1e-12)
 
 
 def check_leave_one_out(f: Any) -> None:
     # 3 - (1 + 5) / 2 = 0; 1 - (3 + 5) / 2 = -3; 5 - (3 + 1) / 2 = 3.
     same(f(torch.tensor([[3.0, 1.0, 5.0]])), [[0.0, -3.0, 3.0]])
+    # Of two, each is the other's baseline.
+    same(f(torch.tensor([[3.0, 1.0]])), [[2.0, -2.0]])
     r = draw(0, 4, 5)
     # Laws: a constant is no advantage; a group's advantages cancel; G / (G - 1) (r - mean).
     same(f(r + 7), f(r), 1e-12)
@@ -194,6 +203,19 @@ def test_gradients() -> None:
     (slope,) = torch.autograd.grad(gae(r, v, whole, gamma=0.9, lam=0.8)[:, 2].sum(), r)
     assert (slope[:, 2:] > 0).all()
     assert (slope[:, :2] == 0).all()
+    # A score is paid in full, a KL costs its coefficient; of one's own reward or number more is
+    # more, of another's less.
+    paid, cost = torch.autograd.grad(token_rewards(score, r, mask, kl_coef=0.3).sum(), (score, r))
+    same(paid, torch.ones(3))
+    same(cost, -0.3 * mask)
+    (paid,) = torch.autograd.grad(missing_eos(score, finished, penalty=0.5).sum(), score)
+    same(paid, torch.ones(3))
+    for f in (leave_one_out, lambda x: whiten(x, whole), lambda x: scale_to_unit(x, whole)):
+        (slope,) = torch.autograd.grad(f(r)[1, 2], r)
+        assert slope[1, 2] > 0
+    (slope,) = torch.autograd.grad(leave_one_out(r)[1, 2], r)
+    # 1 for one's own, -1 / (G - 1) for each other of the prompt, nothing for another prompt.
+    same(slope, [[0.0] * 4, [-1 / 3, -1 / 3, 1.0, -1 / 3], [0.0] * 4], 1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -204,6 +226,12 @@ def test_equal_to_the_loops(seed: int) -> None:
     same(token_rewards(score, r, mask, kl_coef=0.2), wanted, 1e-12)
     wanted = reference.gae(r.numpy(), v.numpy(), m, 0.97, 0.9)
     same(gae(r, v, mask, gamma=0.97, lam=0.9), wanted, 1e-12)
+    # Steps keep their order in long rows too.
+    long = draw(seed + 30, 2, 100), draw(seed + 40, 2, 100), holes(seed + 50, 2, 100)
+    wanted = reference.gae(*(x.numpy() for x in long), 0.97, 0.9)
+    same(gae(*long, gamma=0.97, lam=0.9), wanted, 1e-12)
+    wanted = reference.missing_eos(score.numpy(), m[:, 0], 0.7)
+    same(missing_eos(score, mask[:, 0], penalty=0.7), wanted, 1e-12)
     same(leave_one_out(r), reference.leave_one_out(r.numpy()), 1e-12)
     same(whiten(r, mask), reference.whiten(r.numpy(), m, False), 1e-12)
     same(scale_to_unit(r, mask), reference.whiten(r.numpy(), m, True), 1e-12)
@@ -226,23 +254,64 @@ def test_padding_on_either_side_and_its_content_change_nothing(side: tuple[int, 
         assert not got[~far].any()
 
 
+def test_order_and_split_change_nothing() -> None:
+    r, order = draw(0, 6, 4), torch.tensor([5, 3, 1, 0, 2, 4])
+    whole = leave_one_out(r)
+    assert torch.equal(leave_one_out(r[order]), whole[order])
+    assert torch.equal(torch.cat([leave_one_out(r[:2]), leave_one_out(r[2:])]), whole)
+    same(leave_one_out(r.flip(-1)), whole.flip(-1), 1e-12)
+    score, finished = r[:, 0], r[:, 1] > 0
+    whole = missing_eos(score, finished, penalty=2.0)
+    assert torch.equal(missing_eos(score[order], finished[order], penalty=2.0), whole[order])
+    assert torch.equal(missing_eos(score[4:], finished[4:], penalty=2.0), whole[4:])
+
+
 def test_what_is_refused() -> None:
     one, two, on = torch.zeros(2, 3), torch.zeros(2, 2), torch.ones(2, 3, dtype=torch.bool)
     for call in (
         lambda: gae(one, two, on, gamma=1.0, lam=1.0),
         lambda: token_rewards(torch.zeros(3), one, on, kl_coef=0.1),
+        lambda: token_rewards(torch.zeros(2), two, on, kl_coef=0.1),
         lambda: missing_eos(torch.zeros(2), torch.ones(3).bool(), penalty=1.0),
         lambda: whiten(one, on[:, :2]),
+        lambda: scale_to_unit(one, on[:, :2]),
     ):
         with pytest.raises(ValueError, match="must have one shape"):
             call()
-    with pytest.raises(ValueError, match="gamma and lam must lie in"):
-        gae(one, one, on, gamma=1.1, lam=1.0)
+    for gamma, lam in ((1.1, 1.0), (1.0, 1.1), (-0.1, 1.0), (1.0, -0.1), (1.0, math.nan)):
+        with pytest.raises(ValueError, match="gamma and lam must lie in"):
+            gae(one, one, on, gamma=gamma, lam=lam)
+    for rows in (torch.zeros(3), torch.zeros(2, 3, 1), torch.zeros(2, 0)):
+        with pytest.raises(ValueError, match=r"rows of steps are needed, .B, T., got reward of"):
+            gae(rows, rows, rows, gamma=1.0, lam=1.0)
+        with pytest.raises(ValueError, match=r"rows of steps are needed, .B, T., got kl of"):
+            token_rewards(torch.zeros(2), rows, rows, kl_coef=0.1)
+    with pytest.raises(ValueError, match="two responses to a prompt at least, got 1"):
+        leave_one_out(torch.tensor(1.0))
     with pytest.raises(ValueError, match="a sequence without a token"):
-        token_rewards(torch.zeros(2), one, on & False, kl_coef=0.1)
-    with pytest.raises(ValueError, match="must not be negative; got -1"):
-        missing_eos(torch.zeros(2), torch.ones(2).bool(), penalty=-1)
+        token_rewards(torch.zeros(2), one, on & torch.tensor([[True], [False]]), kl_coef=0.1)
+    with pytest.raises(ValueError, match="the KL's coefficient must be a finite number, got nan"):
+        token_rewards(torch.zeros(2), one, on, kl_coef=math.nan)
+    for penalty in (-1, math.nan):
+        with pytest.raises(ValueError, match=f"must not be negative; got {penalty}"):
+            missing_eos(torch.zeros(2), torch.ones(2).bool(), penalty=penalty)
     with pytest.raises(ValueError, match=r"two responses to a prompt at least, got 1.*num_gener"):
         leave_one_out(torch.zeros(4, 1))
-    with pytest.raises(ValueError, match="nothing to whiten"):
-        whiten(one, on & False)
+    for f in (whiten, scale_to_unit):
+        with pytest.raises(ValueError, match="nothing to whiten"):
+            f(one, on & False)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "missing_eos token_rewards gae leave_one_out whiten scale_to_unit": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_what_is_refused,
+    },
+    "token_rewards gae whiten scale_to_unit": {
+        "invariance": test_padding_on_either_side_and_its_content_change_nothing,
+    },
+    "missing_eos leave_one_out": {"invariance": test_order_and_split_change_nothing},
+}

@@ -181,6 +181,14 @@ def test_order_changes_nothing_and_far_scores_stay_finite() -> None:
     far = torch.tensor([1e4, -1e4])
     same(bradley_terry(far, -far), [0.0, 2e4])
     same(soft_bradley_terry(far, -far, torch.tensor([1.0, 0.5])), [0.0, 1e4])
+    assert torch.equal(centering(c[order], r[order]), centering(c, r)[order])
+    # Responses that are named in another order form the same pairs under their new names.
+    ranks = [2, 0, 1, 0, 2, 2]
+    named = [ranks[i] for i in order]
+    for f in (ranked_pairs, tied_pairs):
+        found = {tuple(int(order[i]) for i in pair) for pair in f(named)}
+        pairs = {p if f is ranked_pairs or p[0] < p[1] else p[::-1] for p in found}
+        assert pairs == set(f(ranks))
 
 
 def test_wrong_shapes_are_refused() -> None:
@@ -207,6 +215,13 @@ def test_labels_that_are_no_probabilities_are_refused() -> None:
     assert soft_bradley_terry(nan, two, two + 0.5).isnan().tolist() == [True, False]
 
 
+def test_ranks_that_are_no_numbers_are_refused() -> None:
+    for f in (ranked_pairs, tied_pairs):
+        with pytest.raises(ValueError, match=r"the ranks \[0, nan\] came: nan is no place"):
+            f([0, math.nan])
+        assert f([]) == f([3]) == []
+
+
 def test_a_ranking_of_two_is_a_comparison() -> None:
     """Plackett-Luce of K = 2 and the pairs of a ranking of two are both Bradley-Terry."""
     scores = draw(0, 2)
@@ -214,3 +229,23 @@ def test_a_ranking_of_two_is_a_comparison() -> None:
     plackett_luce = -(scores[0] - scores.logsumexp(0))
     same(bradley_terry(scores[i : i + 1], scores[j : j + 1])[0], plackett_luce, 1e-12)
     assert math.isclose(float(bradley_terry(scores[:1], scores[:1])), math.log(2), abs_tol=1e-12)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "bradley_terry soft_bradley_terry centering ranked_pairs tied_pairs": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "loop": test_equal_to_the_loops,
+    },
+    "bradley_terry soft_bradley_terry centering": {
+        "gradient": test_gradients,
+        "invariance": test_order_changes_nothing_and_far_scores_stay_finite,
+        "refusal": test_wrong_shapes_are_refused,
+    },
+    "soft_bradley_terry": {"refusal": test_labels_that_are_no_probabilities_are_refused},
+    "ranked_pairs tied_pairs": {
+        "gradient": "ranks in, indices out",
+        "invariance": test_order_changes_nothing_and_far_scores_stay_finite,
+        "refusal": test_ranks_that_are_no_numbers_are_refused,
+    },
+}

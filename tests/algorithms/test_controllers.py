@@ -17,22 +17,29 @@ def check_controller(f: Any) -> None:
     # KL 5.4 of 6: e = -0.1: factor 1 - 0.00512. On target nothing moves.
     assert f(0.15, 6.0, 5.4, 512) == pytest.approx(0.15 * 0.99488, abs=1e-12)
     assert f(0.15, 6.0, 6.0, 512) == 0.15
+    # A KL of 0 is as far as a negative one: e = -0.2.
+    assert f(0.15, 6.0, 0.0, 512) == pytest.approx(0.15 * 0.98976, abs=1e-12)
     assert f(0.15, 6.0, -50.0, 512) == f(0.15, 6.0, 0.0, 512)
+    # Targets and horizons below 1 are as good as any: 1 + 0.1 * 1 / 0.5.
+    assert f(0.15, 0.5, 0.55, 1, 0.5) == pytest.approx(0.15 * 1.2, abs=1e-12)
     assert f(0.15, None, 9.0, 512) == 0.15
 
 
-def usual(coef: float, target: float | None, kl: float, episodes: int) -> float:
-    return KLController(coef, target).after(kl, episodes).coef
+def usual(
+    coef: float, target: float | None, kl: float, episodes: int, horizon: float = 10_000.0
+) -> float:
+    return KLController(coef, target, horizon).after(kl, episodes).coef
 
 
 def test_the_controller_holds_and_bites() -> None:
     check_controller(usual)
     mutants: dict[str, Any] = {
-        "wrong way": lambda c, t, k, n: 2 * c - usual(c, t, k, n),
-        "error not clipped": lambda c, t, k, n: c * (1 + (k / (t or k) - 1) * n / 1e4),
-        "per batch": lambda c, t, k, n: usual(c, t, k, 1),
-        "always fixed": lambda c, t, k, n: c,
-        "no target needed": lambda c, t, k, n: usual(c, t or 6.0, k, n),
+        "wrong way": lambda c, t, k, n, *h: 2 * c - usual(c, t, k, n, *h),
+        "error not clipped": lambda c, t, k, n, h=1e4: c * (1 + (k / (t or k) - 1) * n / h),
+        "per batch": lambda c, t, k, n, *h: usual(c, t, k, 1, *h),
+        "always fixed": lambda c, t, k, n, *h: c,
+        "no target needed": lambda c, t, k, n, *h: usual(c, t or 6.0, k, n, *h),
+        "horizon dropped": lambda c, t, k, n, *h: usual(c, t, k, n),
     }
     reference.bites(check_controller, mutants)
 
@@ -119,7 +126,49 @@ def test_moments_hold_and_bite() -> None:
     reference.bites(check_moments, mutants)
 
 
+def test_equal_to_the_loops_and_batches_change_nothing() -> None:
+    random = generator(0, "numbers")
+    numbers = [float(x) for x in random.normal(size=20)]
+    wanted = reference.moments(numbers)
+    assert folded([numbers]) == pytest.approx(wanted, abs=1e-12)
+    assert folded([numbers[:3], numbers[3:4], numbers[4:]]) == pytest.approx(wanted, abs=1e-12)
+    assert folded([numbers[::-1]]) == pytest.approx(wanted, abs=1e-12)
+    state = KLController(0.2, 3.0, 500.0)
+    for kl in random.normal(3, 2, size=20):
+        there = reference.kl_coefficient(state.coef, 3.0, float(kl), 7, 500.0)
+        # One step of 14 episodes is two of 7 at a time but for the second order.
+        once, twice = state.after(float(kl), 14), state.after(float(kl), 7).after(float(kl), 7)
+        state = state.after(float(kl), 7)
+        assert state.coef == pytest.approx(there, abs=1e-12)
+        assert once.coef == pytest.approx(twice.coef, abs=1e-4 * there)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"the numbers \[{wrong}\] came: each must be finite"):
+            Moments().after([1.0, wrong])
+
+
 def test_a_deviation_one_may_divide_by() -> None:
     assert Moments().deviation == Moments().after([3.0]).deviation == 1.0
     assert Moments().after([3.0, 3.0]).deviation == 1.0
     assert Moments().after([1.0, 5.0]).deviation == 2.0
+    assert Moments().after([0.25, 0.75]).deviation == 0.25
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "KLController": {
+        "golden law bite": test_the_controller_holds_and_bites,
+        "gradient": "plain numbers",
+        "invariance loop": test_equal_to_the_loops_and_batches_change_nothing,
+        "refusal": test_what_is_refused,
+    },
+    "Moments": {
+        "golden law bite": test_moments_hold_and_bite,
+        "law": test_a_deviation_one_may_divide_by,
+        "gradient": "plain numbers",
+        "invariance loop": test_equal_to_the_loops_and_batches_change_nothing,
+        "refusal": test_numbers_that_are_none_are_refused,
+    },
+}

@@ -262,3 +262,16 @@ def test_hinge_learns_the_order_and_not_the_strength() -> None:
         loss = wins * hinge(margins, 0 * margins, beta=BETA)
         loss = loss + (1 - wins) * hinge(0 * margins, margins, beta=BETA)
         assert float(margins[loss.argmin()]) == pytest.approx(1 / BETA, abs=1e-9)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "cdpo robust_dpo ipo hinge": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "invariance": test_order_changes_nothing_and_nan_stays,
+        "loop": test_equal_to_the_loop_from_the_paper,
+        "refusal": test_what_is_refused,
+    },
+    "cdpo robust_dpo": {"refusal": test_a_share_of_flips_that_cannot_be},
+}

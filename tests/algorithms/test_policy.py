@@ -139,6 +139,28 @@ def test_equal_to_the_loops(seed: int) -> None:
     same(value_clip(x, y, z, clip=0.3).loss, wanted, 1e-12)
 
 
+def test_the_share_of_a_critic() -> None:
+    """`explained_variance` alone: it is measured and never trained on, but it is a function."""
+    v, r, mask = draw(0, 3, 4).requires_grad_(), draw(1, 3, 4).requires_grad_(), draw(2, 3, 4) > -1
+    assert torch.autograd.gradcheck(lambda v, r: explained_variance(v, r, mask), (v, r))
+    (slope,) = torch.autograd.grad(explained_variance(0 * r.detach() + v, r.detach(), mask), v)
+    # Up where a value lies below its return, but for what all values have in common.
+    gap = (r - v).detach()[mask]
+    same(slope[mask].sign(), (gap - gap.mean()).sign())
+    assert not slope[~mask].any()
+    v, r = v.detach(), r.detach()
+    for m in (mask, mask.int()):
+        wanted = reference.explained_variance(v.numpy(), r.numpy(), m.numpy())
+        same(explained_variance(v, r, m), wanted, 1e-12)
+    order = torch.tensor([2, 0, 1])
+    got = explained_variance(v[order].flip(-1), r[order].flip(-1), mask[order].flip(-1))
+    same(got, wanted, 1e-12)
+    with pytest.raises(ValueError, match="must have one shape"):
+        explained_variance(v, r, mask[:1])
+    with pytest.raises(ValueError, match="no return to explain: every position is masked"):
+        explained_variance(v, r, mask & False)
+
+
 def test_order_changes_nothing_and_shapes_are_checked() -> None:
     x, y, z, order = draw(0, 5), draw(1, 5), draw(2, 5), torch.tensor([3, 1, 4, 0, 2])
     for f in (ppo_clip, value_clip):
@@ -150,3 +172,18 @@ def test_order_changes_nothing_and_shapes_are_checked() -> None:
         for clip in (0.0, -1.0, math.nan):
             with pytest.raises(ValueError, match="the clip must be positive"):
                 f(x, y, z, clip=clip)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "ppo_clip value_clip explained_variance": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+    },
+    "explained_variance": {"gradient invariance loop refusal": test_the_share_of_a_critic},
+    "ppo_clip value_clip": {
+        "gradient": test_gradients,
+        "invariance": test_order_changes_nothing_and_shapes_are_checked,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_order_changes_nothing_and_shapes_are_checked,
+    },
+}

@@ -79,7 +79,7 @@ def test_order_changes_nothing() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match=r"one shape, got .'chosen': .2,., 'rejected': .1,."):
         dpo(torch.zeros(2), torch.zeros(1), beta=0.1)
     for beta in (0.0, -0.1, math.nan):
         with pytest.raises(ValueError, match="beta must be positive"):
@@ -112,3 +112,15 @@ def test_the_population_optimum_is_the_tilted_reference(beta: float) -> None:
     # Bite: with twice the tie to the reference, the optimum lies elsewhere.
     tied_A = optimum(lambda a, b, beta: dpo(a, b, beta=2 * beta), reward_A, prior_A, beta)
     assert float((tied_A - wanted_A).abs().sum() / 2) > 0.05
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "dpo": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "invariance": test_order_changes_nothing,
+        "loop": test_equal_to_the_loop_from_the_paper,
+        "refusal": test_what_is_refused,
+    },
+}

@@ -93,6 +93,10 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda x: plackett_luce(x, ranks, mask), (s,))
     (slope,) = torch.autograd.grad(plackett_luce(s, ranks, mask).sum(), s)
     assert (slope[~mask] == 0).all()
+    # Whatever fills, its gradient is 0 and not NaN, and it reaches no other.
+    filled = s.detach().masked_fill(~mask, math.nan).requires_grad_()
+    (other,) = torch.autograd.grad(plackett_luce(filled, ranks, mask).sum(), filled)
+    assert torch.equal(other, slope)
     same(slope.sum(-1), torch.zeros(7), 1e-12)
     (slope,) = torch.autograd.grad(plackett_luce(s, ranks.argsort(-1).argsort(-1)).sum(), s)
     # Descent raises the best score and lowers the worst.
@@ -142,6 +146,10 @@ def test_a_score_of_nan_is_left_to_the_training_loop() -> None:
         (torch.zeros(1, 2), torch.tensor([[0, -1]]), None, "the rank -1 came: the best has 0"),
         (torch.zeros(1, 1), torch.tensor([[0]]), None, "a ranking of 1 came"),
         (torch.zeros(2, 2), torch.ones(2, 2).long(), torch.eye(2), "a ranking of 1 came"),
+        (
+            *(torch.zeros(2, 3), torch.ones(2, 3).long()),
+            *(torch.tensor([[1, 0, 0], [1, 1, 1]]), "a ranking of 1 came"),
+        ),
     ],
 )
 def test_bad_input_is_refused(scores: Tensor, ranks: Tensor, mask: Any, said: str) -> None:
@@ -195,3 +203,20 @@ def test_ratings_that_are_none_are_refused() -> None:
         with pytest.raises(ValueError, match=rf"the ratings \[{wrong}\] came"):
             squared_error(two, torch.tensor([0.0, wrong]))
     assert squared_error(two + math.nan, two).isnan().all()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "plackett_luce": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "invariance": test_order_and_filling_change_nothing_and_far_scores_stay_finite,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_bad_input_is_refused,
+    },
+    "squared_error": {
+        "golden law bite": test_ratings_golden_values_and_laws_hold_and_bite,
+        "gradient invariance loop": test_ratings_gradients_reference_and_order,
+        "refusal": test_ratings_that_are_none_are_refused,
+    },
+}

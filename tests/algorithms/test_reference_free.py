@@ -150,6 +150,15 @@ def test_gradients(name: str) -> None:
         same(imitate, [0.7 if name == "cpo" else 1.0] * 6, 1e-12)
 
 
+def test_gradients_of_the_odds() -> None:
+    win, lose = A[:6].clone().requires_grad_(), B[:6].clone().requires_grad_()
+    assert torch.autograd.gradcheck(log_odds_ratio, (win, lose))
+    up, down = torch.autograd.grad(log_odds_ratio(win, lose).sum(), (win, lose))
+    # d log odds / d log p = 1 / (1 - p).
+    same(up, (1 / (1 - win.exp())).detach(), 1e-10)
+    same(down, -(1 / (1 - lose.exp())).detach(), 1e-10)
+
+
 def test_odds_stay_finite_where_a_response_is_certain() -> None:
     for dtype in (torch.float32, torch.float64):
         sure = torch.zeros(2, dtype=dtype, requires_grad=True)
@@ -172,6 +181,7 @@ def test_equal_to_the_loop_from_the_paper(seed: int) -> None:
     got = cpo(logp[:, 0], logp[:, 1], nll, beta=beta, alpha=other)
     same(got, reference.cpo(*numbers, alpha=other), 1e-12)
     same(orpo(mean[:, 0], mean[:, 1], nll, beta=beta), reference.orpo(*numbers), 1e-10)
+    same(log_odds_ratio(mean[:, 0], mean[:, 1]), reference.log_odds_ratio(mean.numpy()), 1e-10)
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -181,6 +191,8 @@ def test_order_changes_nothing_and_nan_stays(name: str) -> None:
     assert torch.equal(f(*(x[order] for x in trio)), f(*trio)[order])
     hurt = f(torch.tensor([math.nan, -1.0]), torch.tensor([-1.0, -1.0]), torch.ones(2))
     assert hurt.isnan().tolist() == [True, False]
+    whole = log_odds_ratio(A[:5], B[:5])
+    assert torch.equal(log_odds_ratio(A[order], B[order]), whole[order])
 
 
 def test_what_is_refused() -> None:
@@ -205,9 +217,16 @@ def test_what_is_refused() -> None:
             simpo(two, two, beta=0.1, gamma=below)
         with pytest.raises(ValueError, match=f"alpha must not be negative, got {below}"):
             cpo(two, two, two, beta=0.1, alpha=below)
-    for pair in ((two, -two), (-two, two)):
+    # One of them is enough, and a gradient that hangs on it is no hindrance.
+    above = torch.tensor([-1.0, 1.0], requires_grad=True)
+    for pair in ((two, above), (above, two)):
         with pytest.raises(ValueError, match=r"log-probs must not be above 0, got 1"):
             log_odds_ratio(*pair)
+    # Up to 1e-3 is rounding.
+    edge = torch.tensor([1e-3], dtype=torch.float64)
+    assert log_odds_ratio(edge, edge) == 0
+    with pytest.raises(ValueError, match=r"log-probs must not be above 0, got 0.00101"):
+        log_odds_ratio(1.01 * edge, edge)
 
 
 # Arms as responses of unequal lengths, and what a loss per token sees of them.
@@ -277,3 +296,19 @@ def test_imitation_alone_leads_to_how_often_each_is_chosen() -> None:
     both = optimum(lambda a, b: cpo(a, b, -a, beta=0.5, alpha=1.0), seen=plain)
     assert distance(both, wanted) > 0.02
     assert distance(both, SHARE) > 0.02
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "simpo cpo orpo": {"gradient": test_gradients},
+    "simpo cpo log_odds_ratio orpo": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "invariance": test_order_changes_nothing_and_nan_stays,
+        "loop": test_equal_to_the_loop_from_the_paper,
+        "refusal": test_what_is_refused,
+    },
+    "log_odds_ratio": {
+        "gradient": test_gradients_of_the_odds,
+    },
+    "orpo": {"law": test_odds_stay_finite_where_a_response_is_certain},
+}

@@ -97,6 +97,7 @@ def check_reduce_mean(f: Callable[[Tensor, Any], Tensor]) -> None:
     # Law: the shares of micro-batches add up, whatever their sizes.
     x = draw(3, 10)
     same(f(x[:7], 10) + f(x[7:], torch.tensor(10.0)), x.mean(), 1e-12)
+    same(f(x, 0.5), 2 * x.sum(), 1e-12)
 
 
 CHECKS = {
@@ -185,6 +186,15 @@ def test_gradients() -> None:
     assert (slope[~own] < 0).all()
     (pull,) = torch.autograd.grad(k3(p, q).sum(), p)
     assert (pull.sign() == (p - q).sign()).all()
+    for f, slopes in ((k1, torch.ones(2, 3)), (k2, (p - q).detach())):
+        (pull,) = torch.autograd.grad(f(p, q).sum(), p)
+        same(pull, slopes, 1e-12)
+    (share,) = torch.autograd.grad(reduce_mean(p, 3.0), p)
+    same(share, torch.ones(2, 3) / 3)
+    # A raised logit sharpens where it is the highest one, and levels where it is the lowest.
+    (spread,) = torch.autograd.grad(entropy(logits).sum(), logits)
+    assert (spread.gather(-1, logits.argmax(-1, keepdim=True)) < 0).all()
+    assert (spread.gather(-1, logits.argmin(-1, keepdim=True)) > 0).all()
     (counted,) = torch.autograd.grad(sequence_sum(p, mask).sum(), p)
     assert torch.equal(counted, mask.double())
 
@@ -214,6 +224,12 @@ def test_padding_and_order_change_nothing() -> None:
     assert torch.equal(sequence_sum(x[order], mask[order]), whole[order])
     logits, target = draw(2, 4, 5, 6), torch.arange(20).view(4, 5) % 6
     same(token_logp(logits[order], target[order]), token_logp(logits, target)[order], 1e-12)
+    assert torch.equal(entropy(logits[order]), entropy(logits)[order])
+    y = draw(3, 4, 5)
+    for f in (k1, k2, k3):
+        assert torch.equal(f(x[order], y[order]), f(x, y)[order])
+        assert torch.equal(torch.cat([f(x[:1], y[:1]), f(x[1:], y[1:])]), f(x, y))
+    same(reduce_mean(x[order], 20.0), reduce_mean(x, 20.0), 1e-12)
 
 
 def test_half_precision_logits_are_summed_in_single() -> None:
@@ -222,6 +238,9 @@ def test_half_precision_logits_are_summed_in_single() -> None:
     got = token_logp(logits, target)
     assert got.dtype == torch.float32
     same(got, reference.token_logp(logits.double().numpy(), target.numpy()), 1e-5)
+    got = entropy(logits)
+    assert got.dtype == torch.float32
+    same(got, reference.entropy(logits.double().numpy()), 1e-5)
 
 
 def test_far_logits_stay_finite() -> None:
@@ -237,6 +256,23 @@ def test_wrong_shapes_and_empty_batches_are_refused() -> None:
     for f in (k1, k2, k3, sequence_sum):
         with pytest.raises(ValueError, match="must have one shape"):
             f(torch.zeros(2, 3), torch.zeros(1, 3))
+    for scalar in (torch.tensor(1.0), torch.zeros(3, 0)):
+        for f in (entropy, lambda x: token_logp(x, torch.tensor(0))):
+            with pytest.raises(ValueError, match="logits of a vocabulary are needed, got shape"):
+                f(scalar)
     for denominator in (0.0, -1.0, math.nan, torch.tensor(0.0)):
         with pytest.raises(ValueError, match="the denominator must be positive"):
             reduce_mean(torch.ones(3), denominator)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "token_logp entropy": {"law": test_half_precision_logits_are_summed_in_single},
+    "token_logp entropy k1 k2 k3 sequence_sum reduce_mean": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "invariance": test_padding_and_order_change_nothing,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_wrong_shapes_and_empty_batches_are_refused,
+    },
+}

@@ -5,7 +5,10 @@ whose mask is 0 is no step of the episode: it is skipped wherever it stands, and
 never read. Whitening takes all it is given as one batch: give it the whole rollout.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from truing.algorithms.tokens import check_shapes
@@ -23,7 +26,7 @@ def missing_eos(score_B: Tensor, finished_B: Tensor, *, penalty: float) -> Tenso
     Differs: they *set* a fixed score of -1; TRL and we subtract, so order is kept.
     """
     check_shapes(score=score_B, finished=finished_B)
-    if penalty < 0:
+    if not penalty >= 0:
         raise ValueError(f"the penalty is subtracted, so it must not be negative; got {penalty}")
     return score_B - penalty * (~finished_B.bool()).to(score_B.dtype)
 
@@ -33,12 +36,14 @@ def token_rewards(score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, *, kl_coef: f
 
     Source: Ziegler et al. 2019, eq. 2, spread over tokens as in their code.
     Shapes: (B,), (B, T), (B, T); result (B, T), 0 where masked. Raises ValueError when shapes
-    differ or a sequence has no token.
+    differ, a sequence has no token or the coefficient is no finite number.
     Differs: TRL puts the score one place behind EOS where there is room; with gamma = 1 the return
     of each response token is the same.
     """
-    check_shapes(kl=kl_BT, mask=mask_BT)
+    _check_steps(kl=kl_BT, mask=mask_BT)
     check_shapes(score=score_B, tokens=mask_BT[:, 0])
+    if not math.isfinite(kl_coef):
+        raise ValueError(f"the KL's coefficient must be a finite number, got {kl_coef}")
     mask_BT = mask_BT.bool()
     if not bool(mask_BT.any(-1).all()):
         raise ValueError("a sequence without a token cannot carry a score: leave it out")
@@ -60,20 +65,23 @@ def gae(
     Differs: TRL lets padding take part with reward and value 0, which is the same for padding on
     the right only.
     """
-    check_shapes(reward=reward_BT, value=value_BT, mask=mask_BT)
+    _check_steps(reward=reward_BT, value=value_BT, mask=mask_BT)
     if not (0 <= gamma <= 1 and 0 <= lam <= 1):
         raise ValueError(f"gamma and lam must lie in [0, 1], got {gamma} and {lam}")
-    mask_BT = mask_BT.bool()
-    nothing_B = torch.zeros_like(reward_BT[:, 0])
-    next_value_B, running_B = nothing_B, nothing_B
+    # Steps that count move to the front, in their order; then only one sum runs step by step.
+    idle_BT = ~mask_BT.bool()
+    order_BT = idle_BT.byte().argsort(dim=-1, stable=True)
+    idle_BT = idle_BT.gather(-1, order_BT)
+    reward_BT = reward_BT.gather(-1, order_BT).masked_fill(idle_BT, 0.0)
+    value_BT = value_BT.gather(-1, order_BT).masked_fill(idle_BT, 0.0)
+    error_BT = reward_BT + gamma * F.pad(value_BT[:, 1:], (0, 1)) - value_BT
+    running_B = torch.zeros_like(error_BT[:, 0])
     columns: list[Tensor] = []
-    for t in reversed(range(reward_BT.shape[1])):
-        counts_B, value_B = mask_BT[:, t], value_BT[:, t]
-        error_B = reward_BT[:, t] + gamma * next_value_B - value_B
-        running_B = torch.where(counts_B, error_B + gamma * lam * running_B, running_B)
-        next_value_B = torch.where(counts_B, value_B, next_value_B)
-        columns.append(torch.where(counts_B, running_B, nothing_B))
-    return torch.stack(columns[::-1], -1)
+    for error_B in reversed(error_BT.T.contiguous().unbind()):
+        running_B = torch.add(error_B, running_B, alpha=gamma * lam)
+        columns.append(running_B)
+    found_BT = torch.stack(columns[::-1], -1)
+    return torch.zeros_like(found_BT).scatter(-1, order_BT, found_BT)
 
 
 def leave_one_out(reward_PG: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ def leave_one_out(reward_PG: Tensor) -> Tensor:
     Shapes: (P, G); result (P, G). Raises ValueError for groups of one.
     Differs: GRPO's baseline includes R_i, which scales the advantage by (G - 1) / G.
     """
-    group = reward_PG.shape[-1]
+    group = reward_PG.shape[-1] if reward_PG.dim() else 1
     if group < 2:
         raise ValueError(
             f"leave-one-out needs two responses to a prompt at least, got {group}: the baseline of "
@@ -114,6 +122,14 @@ def scale_to_unit(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """
     mean, deviation = _moments(x_BT, mask_BT)
     return ((x_BT - mean) / deviation + mean).masked_fill(~mask_BT.bool(), 0.0)
+
+
+def _check_steps(**tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors are rows of steps, of one shape."""
+    check_shapes(**tensors)
+    for name, x in tensors.items():
+        if x.dim() != 2 or not x.shape[1]:
+            raise ValueError(f"rows of steps are needed, (B, T), got {name} of {tuple(x.shape)}")
 
 
 def _moments(x_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

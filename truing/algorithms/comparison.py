@@ -1,5 +1,6 @@
 """Losses on scores that people's comparisons order. Scores come in, unreduced losses go out."""
 
+import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -73,7 +74,9 @@ def ranked_pairs(ranks_K: Sequence[int]) -> list[tuple[int, int]]:
 
     Source: Ouyang et al. 2022, section 3.5: all pairs of a prompt are one batch element, weighted
     by 1 / their number, so that a prompt with more responses does not count for more.
+    Raises ValueError for a rank of NaN. One response, or none, has no pair.
     """
+    _check_ranks(ranks_K)
     return [(i, j) for i, a in enumerate(ranks_K) for j, b in enumerate(ranks_K) if a < b]
 
 
@@ -83,7 +86,14 @@ def tied_pairs(ranks_K: Sequence[int]) -> list[tuple[int, int]]:
     Source: Christiano et al. 2017 (arXiv:1706.03741), section 2.2.3.
     Differs: InstructGPT's labellers were to tie what they held for equal, and the paper does not
     say what became of it; the stage leaves such pairs out unless a setting asks for them.
+    Raises ValueError for a rank of NaN.
     """
+    _check_ranks(ranks_K)
     return [
         (i, j) for i, a in enumerate(ranks_K) for j, b in enumerate(ranks_K) if i < j and a == b
     ]
+
+
+def _check_ranks(ranks_K: Sequence[int]) -> None:
+    if any(math.isnan(rank) for rank in ranks_K):
+        raise ValueError(f"the ranks {list(ranks_K)} came: nan is no place in an order")

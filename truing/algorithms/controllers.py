@@ -89,7 +89,11 @@ class Moments(NamedTuple):
     squares: float = 0.0
 
     def after(self, values: Sequence[float]) -> "Moments":
-        """The moments with ``values`` too."""
+        """The moments with ``values`` too. Raises ValueError for one that is no finite number: it
+        would never leave the mean again."""
+        if not all(math.isfinite(x) for x in values):
+            wrong = [x for x in values if not math.isfinite(x)]
+            raise ValueError(f"the numbers {wrong[:5]} came: each must be finite")
         if not values:
             return self
         mean = math.fsum(values) / len(values)

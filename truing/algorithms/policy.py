@@ -66,10 +66,13 @@ def explained_variance(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> 
     """Share of the returns' variance that the values foresee: ``1 - Var(R - V) / Var(R)``.
 
     1 for a perfect critic, 0 for a constant one, below 0 for one that misleads; NaN where the
-    returns do not vary. Shapes: (B, T) each; result (). Raises ValueError when shapes differ.
+    returns do not vary. Shapes: (B, T) each; result (). Raises ValueError when shapes differ or
+    nothing counts.
     """
     check_shapes(value=value_BT, returns=return_BT, mask=mask_BT)
     value_N, return_N = value_BT[mask_BT.bool()], return_BT[mask_BT.bool()]
+    if not len(return_N):
+        raise ValueError("there is no return to explain: every position is masked")
     variance = return_N.var(correction=0)
     left = (return_N - value_N).var(correction=0)
     return torch.where(variance > 0, 1 - left / variance, torch.nan)

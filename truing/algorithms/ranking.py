@@ -47,5 +47,6 @@ def _check_ranks(rank_PK: Tensor, mask_PK: Tensor) -> None:
     if bool((rank_PK[mask_PK] < 0).any()):
         raise ValueError(f"the rank {int(rank_PK[mask_PK].min())} came: the best has 0")
     if bool((mask_PK.sum(-1) < 2).any()):
-        least = int(mask_PK.sum(-1).min()) if len(mask_PK) else 0
-        raise ValueError(f"a ranking of {least} came: there is an order of two or more only")
+        raise ValueError(
+            f"a ranking of {int(mask_PK.sum(-1).min())} came: there is an order of two or more only"
+        )

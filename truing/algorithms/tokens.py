@@ -22,14 +22,14 @@ def token_logp(logits_BTV: Tensor, target_BT: Tensor) -> Tensor:
 
     Shapes: logits (..., V), targets (...) of int64; result (...). The sum over the vocabulary runs
     in float32 at least, whatever the dtype of the logits.
-    Raises ValueError when the leading shapes differ.
+    Raises ValueError when the leading shapes differ, or without a vocabulary.
     """
+    logits = _precise(logits_BTV)
     if logits_BTV.shape[:-1] != target_BT.shape:
         raise ValueError(
             f"logits {tuple(logits_BTV.shape)} need targets of shape "
             f"{tuple(logits_BTV.shape[:-1])}, got {tuple(target_BT.shape)}"
         )
-    logits = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
     chosen = logits.gather(-1, target_BT.unsqueeze(-1)).squeeze(-1)
     return chosen - logits.logsumexp(-1)
 
@@ -38,10 +38,9 @@ def entropy(logits_BTV: Tensor) -> Tensor:
     """Entropy of each token's distribution: ``logsumexp(z) - sum softmax(z) z``, in nats.
 
     Shapes: (..., V); result (...). In float32 at least. A logit of -inf, an impossible token, adds
-    nothing.
+    nothing. Raises ValueError without a vocabulary.
     """
-    logits = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
-    logp = logits.log_softmax(-1)
+    logp = _precise(logits_BTV).log_softmax(-1)
     return -(logp.exp() * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)
 
 
@@ -89,3 +88,10 @@ def reduce_mean(x: Tensor, denominator: Tensor | float) -> Tensor:
             f"the denominator must be positive, got {float(denominator)}: empty batch?"
         )
     return x.sum() / denominator
+
+
+def _precise(logits_BTV: Tensor) -> Tensor:
+    """Logits in float32 at least. Raises ValueError where there is no vocabulary."""
+    if not logits_BTV.dim() or not logits_BTV.shape[-1]:
+        raise ValueError(f"logits of a vocabulary are needed, got shape {tuple(logits_BTV.shape)}")
+    return logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()

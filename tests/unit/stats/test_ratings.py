@@ -355,3 +355,28 @@ def test_a_forgotten_cluster_or_tie_is_caught(monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(ratings, "_wins", lambda a, b, tie: np.greater(a, b).astype(float))
         with pytest.raises(AssertionError):
             test_win_rate_golden()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py); test_libraries.py has the others.
+DUTIES = {
+    "mean": {
+        "golden": (test_mean_golden, test_mean_golden_clustered),
+        "law": (test_clusters_of_size_one_are_plain, test_scaling_and_shift),
+        "library": (test_equals_statsmodels_and_scipy, test_mean_equals_the_papers_double_sum),
+    },
+    "rate": {"golden": test_rate_golden_clustered, "law": test_copies_of_a_row_add_nothing},
+    "proportion": {"golden": test_proportion_golden, "library": test_equals_statsmodels_and_scipy},
+    "win_rate": {"golden": test_win_rate_golden, "law": test_swap_mirrors},
+    "paired_difference": {"law": test_paired_difference_is_the_mean_of_differences},
+    "pair_accuracy agreement_ceiling": {"golden": test_pair_accuracy_and_ceiling_golden},
+    "length_controlled_win_rate": {
+        "golden": test_length_controlled_golden,
+        "law": (test_swap_mirrors, test_length_control_without_any_length_is_the_raw_rate),
+        "library": test_length_control_equals_weighted_newton,
+    },
+    "numbered": {"golden": test_numbered_golden, "refusal": "whatever has a hash is a name"},
+    "distinct_n": {"golden": test_distinct_n_golden},
+    "mean rate proportion win_rate paired_difference length_controlled_win_rate distinct_n": {
+        "refusal": test_bad_input_is_refused,
+    },
+}
