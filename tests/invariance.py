@@ -5,7 +5,6 @@ The stages' own code runs: `Learner`, objectives, models, estimates. Only where 
 it get float64 here, so that what is left of a difference is a mistake and no rounding.
 """
 
-import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from truing.stages.scoring import Ranked
 from truing.stages.sft import Imitation
 
 EOS, PAD, COUNT = 268, 269, 8
+MIXED = [int(i) for i in generator(0, "order").permutation(COUNT)]
 NAMED: dict[str, Any] = {
     "model_name_or_path": "m",
     "dataset_name": "d",
@@ -63,7 +63,8 @@ class Norm(nn.Module):
 def exact(model: nn.Module) -> None:
     """Put such norms into a model."""
     for module in list(model.modules()):
-        for name, child in module.named_children():
+        children: list[tuple[str, Any]] = list(module.named_children())
+        for name, child in children:
             if type(child).__name__.endswith("RMSNorm"):
                 setattr(module, name, Norm(child.weight, child.variance_epsilon))
 
@@ -148,9 +149,9 @@ def rankings(_: Any) -> list[Ranked]:
         ranks = tuple(sorted(ratings, reverse=True).index(y) for y in ratings)
         ties = () if k == 2 else ((0, 1),)
         pairs = [p for p in scoring.ranked_pairs(ranks) if tuple(sorted(p)) not in ties]
-        kinds = {"ties": ties, "ranks": ranks, "ratings": ratings}
-        odd = {"probability": 0.75} if k == 2 else {"margin": 0.5}
-        found.append(Ranked(responses[:k], tuple(pairs), **kinds, **odd))
+        told: dict[str, Any] = {"ties": ties, "ranks": ranks, "ratings": ratings}
+        told |= {"probability": 0.75} if k == 2 else {"margin": 0.5}
+        found.append(Ranked(responses[:k], tuple(pairs), **told))
     return found
 
 
@@ -165,10 +166,11 @@ def comparing(loss: str) -> Case:
 
     def rows(model: Any) -> list[Pair]:
         """References near the policy, so that the losses do not lie in their flat parts."""
-        near = generator(0, "reference").normal(0, 2, size=2 * COUNT)
+        off = generator(0, "reference").normal(0, 2, size=2 * COUNT)
         flat = sequence_logps(model, [one for row in answers(COUNT, each=2) for one in row])
-        logps = (flat.double() + torch.from_numpy(near)).view(-1, 2).tolist()
-        return [Pair(*row, *told) for row, told in zip(answers(COUNT, each=2), logps, strict=True)]
+        logps = (flat.double() + torch.from_numpy(off)).view(-1, 2).tolist()
+        both = zip(answers(COUNT, each=2), logps, strict=True)
+        return [Pair(row[0], row[1], *near) for row, near in both]
 
     return case(
         load_policy, lambda model: Preference(recipe, config.loss_options, model.place), rows
@@ -201,8 +203,8 @@ def playing(kind: str, **more: Any) -> Case:
         return actor
 
     def parts(actor: Any, folder: Path) -> list[Part]:
-        done, recipe = config(folder), online.RECIPES[KINDS[kind][0].recipe]
-        cast = cast_of(done)
+        done = config(folder)
+        recipe, cast = online.RECIPES[done.recipe], cast_of(done)
         lessons, _ = Estimator(done, recipe)(episodes(actor, cast, done))
         reminders = [(Pretraining(done.ptx_coef), cast.ptx)] if cast.ptx else list[Part]()
         return [*reminders, (Reinforcement(done, recipe), lessons)]
@@ -291,15 +293,16 @@ class Wrapped:
 
 
 class Stage:
-    """A case with its model and its rows, to take one and the same step again and again."""
+    """A case with its learner and its rows, to take one and the same step again and again."""
 
     def __init__(self, name: str, folder: Path, *, stock: bool = False) -> None:
         """``stock``: the norms stay as transformers has them."""
-        self.accelerator, chosen = Accelerator(cpu=True), CASES[name]
+        accelerator, chosen = Accelerator(cpu=True), CASES[name]
         self.model = chosen.model(folder)
         if not stock:
             exact(self.model)
         self.parts = chosen.parts(self.model, folder)
+        self.learner = Learner(accelerator, self.model, OptimTopic(**OPTIM), steps=4, seed=0)
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
 
     def step(
@@ -309,24 +312,24 @@ class Stage:
         order: Sequence[int] = range(COUNT),
         layouts: Layouts | None = None,
         own: bool = False,
-        seen: Callable[[Learner], None] = lambda _: None,
+        mistake: Callable[[Any], Any] | None = None,
     ) -> Outcome:
-        """One step in micro-batches of ``size``, with the rows in this ``order``."""
-        config = OptimTopic(per_device_train_batch_size=size, **OPTIM)
-        # DDP leaves its hooks on a model, so that each of its steps gets another.
-        alone = self.accelerator.num_processes == 1
-        model = self.model if alone else copy.deepcopy(self.model)
+        """One step in micro-batches of ``size``, with the rows in this ``order``.
+
+        ``mistake``: what is made of the accelerator for this step.
+        """
+        learner, accelerator = self.learner, self.learner.accelerator
         with torch.no_grad():
-            for weight, start in zip(model.parameters(), self.start, strict=True):
+            for weight, start in zip(self.model.parameters(), self.start, strict=True):
                 weight.copy_(start)
-        learner = Learner(self.accelerator, model, config, steps=4, seed=0)
-        seen(learner)
+        learner.optimizer.state.clear()
+        learner.config = OptimTopic(per_device_train_batch_size=size, **OPTIM)
+        learner.accelerator = mistake(accelerator) if mistake else accelerator
         grads: dict[str, Tensor] = {}
-        bounded = learner._bounded
 
         def spied(work: Any) -> Any:
             grads.update((n, p.grad.clone()) for n, p in learner._trained() if p.grad is not None)
-            return bounded(work)
+            return Learner._bounded(learner, work)
 
         learner._bounded = spied
         parts: list[Any] = [
@@ -334,6 +337,7 @@ class Stage:
             for objective, rows in self.parts
         ]
         figures = learner.learn(*parts)
+        learner.accelerator = accelerator
         after = {n: p.detach().clone() for n, p in learner._trained()}
         return Outcome(figures, grads, after)
 

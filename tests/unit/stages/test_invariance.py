@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.invariance import CASES, COUNT, EOS, PAD, Layouts, Stage, double, home, moved
-from truing.keys import generator
+from tests.invariance import CASES, COUNT, EOS, MIXED, PAD, Layouts, Stage, double, home, moved
 
 TOLERANCE = 1e-9
-MIXED = [int(i) for i in generator(0, "order").permutation(COUNT)]
 # Ways to cut a step of eight rows: micro-batches of so many, in this order of the rows. 8, 4, 2
 # and 1 are 1, 2, 4 and 8 accumulations; 3 leaves a smaller one at the end.
 CUTS: dict[str, dict[str, Any]] = {
