@@ -1,8 +1,8 @@
 """Two processes of one group, which share the work they are given.
 
-python -m tests.ranks LOG WORK...   each WORK a stage's config, STAGE.yaml, or a folder in which the
-                                    steps of `tests.invariance` are taken; the second rank speaks
-                                    to LOG
+python -m tests.ranks LOG PORT=WORK...  each WORK a stage's config, STAGE.yaml, or a folder in which
+                                        the steps of `tests.invariance` are taken, by a group that
+                                        meets at PORT; the second rank speaks to LOG
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from tests.invariance import CASES, MIXED, Stage, double
@@ -50,36 +51,37 @@ class Mistaken:
         return values if self.mistake == "apart" else self.inner.reduce(values, **how)
 
 
-# Ways to take a step: rank 0 has micro-batches of 3 and 1, rank 1 one of 3; and what is wrong.
-UNEVEN = MIXED[:7]
-WAYS: dict[str, dict[str, Any]] = {
+# Seven rows: rank 0 has micro-batches of 3 and 1, rank 1 one of 3.
+UNEVEN: dict[str, Any] = {"size": 3, "order": MIXED[:7]}
+# Of the first case besides: eight micro-batches of one, and what would be wrong.
+OTHERS: dict[str, dict[str, Any]] = {
     "4 x 1 each": {"size": 1, "order": MIXED},
-    "uneven": {"size": 3, "order": UNEVEN},
-}
-MISTAKES = {
-    name: {"size": 4, "mistake": partial(Mistaken, mistake=name)} for name in ("averaged", "apart")
+    "averaged": {"size": 4, "mistake": partial(Mistaken, mistake="averaged")},
+    "apart": {"size": 4, "mistake": partial(Mistaken, mistake="apart")},
 }
 
 
 def take_steps(folder: Path, rank: str) -> None:
-    """The steps of all cases, in every way, into ``rank<N>.pt``; the mistakes in the first case."""
+    """The steps of all cases into ``rank<N>.pt``."""
     found: dict[str, dict[str, Any]] = {}
     with double():
         for name in CASES:
-            stage, ways = Stage(name, folder / "home"), WAYS if found else WAYS | MISTAKES
+            stage, ways = Stage(name, folder / "home"), {"uneven": UNEVEN}
+            ways |= {} if found else OTHERS
             found[name] = {way: tuple(stage.step(**how)) for way, how in ways.items()}
     torch.save(found, folder / f"rank{rank}.pt")
 
 
 def started(log: Path, work: Sequence[Path]) -> subprocess.Popen[str]:
     """The first of two processes that do the work; the second is its child."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in work]
+        ports = [server.getsockname()[1] for server in free]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    jobs = [f"{port}={path}" for port, path in zip(ports, work, strict=True)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.ranks", str(log), *map(str, work)],
+        [sys.executable, "-m", "tests.ranks", str(log), *jobs],
         env=os.environ | group | threads,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,14 +118,16 @@ def main(log: str, *work: str) -> None:
             os.dup2(own.fileno(), 1)
             os.dup2(own.fileno(), 2)
     torch.set_num_threads(1)
-    for path in map(Path, work):
+    for port, _, place in (job.partition("=") for job in work):
+        # At one port for all, the second might find the group before this one.
+        os.environ["MASTER_PORT"], path = port, Path(place)
         if path.suffix == ".yaml":
             config, run = STAGES[path.stem]
             run(from_yaml(config, path))
         else:
             take_steps(path, rank)
-        # What has run has left the group; the next one joins anew.
-        AcceleratorState._reset_state(True)
+            Accelerator(cpu=True).end_training()
+        AcceleratorState._reset_state(True)  # it has left its group
     if child:
         _, status = os.waitpid(child, 0)
         sys.exit(os.waitstatus_to_exitcode(status))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.invariance import CASES, COUNT, Outcome, Stage, double, home
-from tests.ranks import MISTAKES, STAGES, UNEVEN, WAYS, in_two_processes, killed, started
+from tests.ranks import OTHERS, STAGES, UNEVEN, in_two_processes, killed, started
 from truing.config import check, to_yaml
 from truing.run import Run
 
@@ -105,18 +105,20 @@ def test_two_processes_do_what_one_does(stage: str, done: Path, tiny_double: Pat
 def test_two_processes_take_the_step_that_one_takes(done: Path) -> None:
     """Figures, gradient and weights of every case, to 1e-9; and what would be noticed."""
     ranks: list[Any] = [torch.load(done / f"rank{rank}.pt") for rank in (0, 1)]
-    for name in CASES:
-        with double():
-            stage = Stage(name, done / "home")
-            whole, uneven = stage.step(size=COUNT), stage.step(size=7, order=UNEVEN)
+    with double():
+        stages = {name: Stage(name, done / "home") for name in CASES}
+        for name, stage in stages.items():
+            alone = stage.step(**UNEVEN)
+            for rank in ranks:
+                assert not alone.differs(Outcome(*rank[name]["uneven"]), 1e-9), name
+        first = next(iter(CASES))
+        alone = stages[first].step(size=COUNT)
         for rank in ranks:
-            found = {way: Outcome(*step) for way, step in rank[name].items()}
-            assert not whole.differs(found["4 x 1 each"], 1e-9), name
-            assert not uneven.differs(found["uneven"], 1e-9), name
-            for mistake in found.keys() & MISTAKES:
-                noticed = whole.differs(found[mistake], 1e-3)
-                assert any(n.startswith("grads") for n in noticed), mistake
-    assert ranks[0][next(iter(CASES))].keys() == WAYS.keys() | MISTAKES
+            found = {way: Outcome(*rank[first][way]) for way in OTHERS}
+            assert not alone.differs(found.pop("4 x 1 each"), 1e-9)
+            for mistake, other in found.items():
+                noticed = alone.differs(other, 1e-3)
+                assert any(told.startswith("grads") for told in noticed), mistake
 
 
 @pytest.mark.slow
