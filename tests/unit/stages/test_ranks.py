@@ -13,6 +13,7 @@ from tests.invariance import CASES, COUNT, Outcome, Stage, double, home
 from tests.ranks import OTHERS, STAGES, UNEVEN, in_two_processes, killed, started
 from truing.config import check, to_yaml
 from truing.run import Run
+from truing.settings_online import OnlineConfig
 
 # One start of two processes serves several tests.
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -67,7 +68,7 @@ def settings(stage: str, model: Path, folder: Path, *, processes: int) -> Any:
         "per_device_train_batch_size": 4 // processes,
         "output_dir": str(folder / f"{stage}{processes}"),
     }
-    if stage in ("ppo", "rloo"):
+    if issubclass(STAGES[stage][0], OnlineConfig):
         given |= ONLINE | {"ptx_dataset_name": given["dataset_name"]}
     return check(STAGES[stage][0], given)
 
