@@ -185,11 +185,17 @@ def refuse_other_tokenizer(
 
 
 def prepare(network: nn.Module, loading: Loading) -> None:
-    """Train mode, dropout off unless asked for: log-probs of one policy must not be random."""
+    """Train mode, dropout off unless asked for: log-probs of one policy must not be random.
+
+    Padding is never read, so its embedding needs no protection; torch would keep it from all
+    gradients, and where it is EOS (or any token that stands in texts), that would not be learnt.
+    """
     network.train()
-    if not loading.disable_dropout:
-        return
     for module in network.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
+        if not loading.disable_dropout:
+            continue
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):

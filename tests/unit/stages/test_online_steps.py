@@ -20,16 +20,17 @@ Write = Callable[..., str]
 Make = Callable[..., Any]
 
 
-@pytest.mark.parametrize("kind", ["ppo", "shared", "rloo", "ptx"])
+@pytest.mark.parametrize("kind", ["rloo", "ptx"])
 def test_micro_batches_change_nothing(
     make: Make, tiny_double: Path, kind: str, jsonl: Write, tmp_path: Path
 ) -> None:
+    """Of whole runs, sampling and all; tests/unit/stages/test_invariance.py has every stage."""
     more: dict[str, Any] = {"model": tiny_double, "dtype": "auto", "max_steps": 2}
     if kind == "ptx":
         text = [{"text": "the cat" + "!" * i} for i in range(5)]
         more |= {"ptx_coef": 0.5, "ptx_dataset_name": jsonl("ptx", text)}
     found: list[Tensor] = []
-    for size, times in ((8, 1), (4, 2), (1, 8)):
+    for size, times in ((8, 1), (2, 4)):
         config = make(
             "ppo" if kind == "ptx" else kind,
             per_device_train_batch_size=size,

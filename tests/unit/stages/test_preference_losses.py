@@ -7,14 +7,11 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
 
 from truing.cli import COMMANDS
 from truing.config import ConfigError, check, from_yaml, parse, to_yaml
 from truing.data.batch import Tokens, padded, shared
-from truing.keys import generator
-from truing.models.loading import Loading
-from truing.models.model import Policy, load_policy, logp
+from truing.models.model import load_policy, logp
 from truing.settings import DpoConfig
 from truing.settings_preference import LOSSES, WITHOUT_REFERENCE
 from truing.stages import preference
@@ -147,53 +144,6 @@ def test_no_reference_is_read_where_there_is_none(
     assert lines[-1]["rewards/margins"] > lines[0]["rewards/margins"]
     assert run.info["summary"]["eval_loss"] < 0.9 * lines[0]["loss"]
     assert [parent.role for parent in run.parents] == ["policy", "dataset", "evaluation dataset"]
-
-
-def drawn(count: int) -> list[Pair]:
-    """Pairs of unequal lengths, with reference log-probs near and far."""
-    random = generator(0, "rows")
-
-    def ids(high: int) -> tuple[int, ...]:
-        return tuple(int(i) for i in random.integers(268, size=random.integers(1, high)))
-
-    pairs: list[Pair] = []
-    for _ in range(count):
-        prompt = ids(6)
-        far = (float(x) for x in random.normal(-20, 3, size=2))
-        pairs.append(Pair(Tokens(prompt, ids(12)), Tokens(prompt, ids(12)), *far))
-    return pairs
-
-
-def slope(policy: Policy, objective: Preference, parts: list[list[Pair]]) -> tuple[float, Tensor]:
-    """The loss of a step and its gradient, added up over micro-batches."""
-    policy.zero_grad()
-    batches = [objective.collate(part) for part in parts]
-    total = torch.tensor(sum(objective.counts(batch)["pairs"] for batch in batches))
-    loss = 0.0
-    for batch in batches:
-        share, _ = objective.loss(policy, batch, {"pairs": total})
-        share.backward()
-        loss += float(share.detach())
-    grads = [p.grad.flatten() for p in policy.parameters() if p.grad is not None]
-    return loss, torch.cat(grads)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_micro_batches_padding_and_order_change_nothing(tiny_double: Path, name: str) -> None:
-    policy = load_policy(tiny_double, Loading(dtype="float64"))
-    options = config(loss_type=name).loss_options
-    pairs = drawn(6)
-    loss, grad = slope(policy, Preference(RECIPES[name], options), [pairs])
-    assert float(grad.abs().max()) > 1e-3
-    # A long row beside makes the others' padding wider.
-    cases = ([pairs[:3], pairs[3:]], [pairs[::-1]], [[pair] for pair in pairs])
-    for parts in cases:
-        other, turned = slope(policy, Preference(RECIPES[name], options), parts)
-        assert other == pytest.approx(loss, rel=1e-9)
-        torch.testing.assert_close(turned, grad, atol=1e-9, rtol=1e-9)
-    other, turned = slope(policy, Preference(RECIPES[name], options, shared), [pairs])
-    assert other == pytest.approx(loss, rel=1e-9)
-    torch.testing.assert_close(turned, grad, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,7 @@
 """Two processes that share the work get the weights and figures of one that does it all."""
 
-import os
-import socket
-import subprocess
-import sys
+import json
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.invariance import CASES, COUNT, Outcome, Stage, double, home
+from tests.ranks import OTHERS, STAGES, UNEVEN, in_two_processes, killed, started
 from truing.config import check, to_yaml
 from truing.run import Run
-from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
-from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages import online, preference, reward, sft
+from truing.settings_online import OnlineConfig
 
-Write = Callable[..., str]
-STAGES: dict[str, tuple[type[TrainingConfig], Any]] = {
-    "sft": (SftConfig, sft.run),
-    "dpo": (DpoConfig, preference.run),
-    "reward": (RewardConfig, reward.run),
-    "ppo": (PpoConfig, online.run),
-    "rloo": (RlooConfig, online.run),
-}
+# One start of two processes serves several tests.
+pytestmark = pytest.mark.xdist_group("ranks")
 # What online learning needs besides: two minibatches of four responses.
 ONLINE = {
     "reward": "tests.judges:vowels",
@@ -37,56 +27,9 @@ ONLINE = {
     "entropy_coef": 0.01,
     "ptx_coef": 0.5,
 }
-# What a process of its own does with the configs it is given.
-WORKER = """
-import sys
-from accelerate.state import AcceleratorState
-from truing.config import from_yaml
-from truing.settings import DpoConfig, RewardConfig, SftConfig
-from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages import online, preference, reward, sft
-stages = {"ppo": (PpoConfig, online.run), "rloo": (RlooConfig, online.run),
-          "sft": (SftConfig, sft.run), "dpo": (DpoConfig, preference.run),
-          "reward": (RewardConfig, reward.run)}
-for path in sys.argv[1:]:
-    config, run = stages[path.rsplit("/", 1)[-1].removesuffix(".yaml")]
-    run(from_yaml(config, path))
-    AcceleratorState._reset_state(True)  # the stage has left the group; the next one joins anew
-"""
 
 
-def started(configs: Sequence[Path]) -> list[subprocess.Popen[str]]:
-    """Two processes of one group that do what the configs say."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, *map(str, configs)],
-            env=os.environ | group | threads | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-
-
-def in_two_processes(configs: Sequence[Path]) -> None:
-    both = started(configs)
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
-    assert " finished" in outputs[0]
-    assert outputs[1] == ""  # only the first process speaks
-
-
-def rows_of(stage: str, jsonl: Write, name: str, count: int) -> str:
+def rows_of(stage: str, folder: Path, name: str, count: int) -> str:
     """Answers of very unequal lengths, so that a mean of means would differ from the mean."""
     words = ["the", "cat in", "a b c d e", "on"]
     texts = [" " + " ".join(words[(i * j) % 4] for j in range(1, 2 + i % 5)) for i in range(20)]
@@ -96,7 +39,9 @@ def rows_of(stage: str, jsonl: Write, name: str, count: int) -> str:
             {"prompt": f"p{i}", "chosen": texts[i], "rejected": texts[i + 7] + "!"}
             for i in range(count)
         ]
-    return jsonl(f"{stage}-{name}", rows)
+    file = folder / f"{stage}-{name}.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
@@ -107,55 +52,82 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_two_processes_do_what_one_does(tiny_double: Path, tmp_path: Path, jsonl: Write) -> None:
+def settings(stage: str, model: Path, folder: Path, *, processes: int) -> Any:
     """9 rows, twice, in steps of 8: the last step has 2 rows, one a process."""
+    given: dict[str, Any] = {
+        "model_name_or_path": str(model),
+        "dataset_name": rows_of(stage, folder, "train", 9),
+        "eval_dataset_name": rows_of(stage, folder, "test", 3),
+        "dtype": "auto",
+        "use_cpu": True,
+        "report_to": "none",
+        "learning_rate": 1e-2,
+        "num_train_epochs": 2,
+        "logging_steps": 1,
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 4 // processes,
+        "output_dir": str(folder / f"{stage}{processes}"),
+    }
+    if issubclass(STAGES[stage][0], OnlineConfig):
+        given |= ONLINE | {"ptx_dataset_name": given["dataset_name"]}
+    return check(STAGES[stage][0], given)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_double: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what two processes did: every stage, and every case's steps."""
+    folder = tmp_path_factory.mktemp("ranks")
+    home(folder / "home")
     configs: list[Path] = []
-    for stage, (config, run) in STAGES.items():
-        shared = {
-            "model_name_or_path": str(tiny_double),
-            "dataset_name": rows_of(stage, jsonl, "train", 9),
-            "eval_dataset_name": rows_of(stage, jsonl, "test", 3),
-            "dtype": "auto",
-            "use_cpu": True,
-            "report_to": "none",
-            "learning_rate": 1e-2,
-            "num_train_epochs": 2,
-            "logging_steps": 1,
-            "gradient_accumulation_steps": 2,
-        }
-        if stage in ("ppo", "rloo"):
-            shared |= ONLINE | {"ptx_dataset_name": shared["dataset_name"]}
-        for processes, size in ((1, 4), (2, 2)):
-            folder = tmp_path / f"{stage}{processes}"
-            settings = shared | {"per_device_train_batch_size": size, "output_dir": str(folder)}
-            done = check(config, settings)
-            if processes == 1:
-                run(done)
-            else:
-                configs.append(tmp_path / f"{stage}.yaml")
-                configs[-1].write_text(to_yaml(done))
-    in_two_processes(configs)
     for stage in STAGES:
-        one, two = (load_file(tmp_path / f"{stage}{n}/model/model.safetensors") for n in (1, 2))
-        start = load_file(tiny_double / "model.safetensors")
-        # Reference log-probs and scores are kept in float32, so all but sft may differ by that.
-        tolerance = 1e-9 if stage == "sft" else 1e-6
-        for name, weight in one.items():
-            assert weight.dtype == torch.float64
-            torch.testing.assert_close(two[name], weight, atol=tolerance, rtol=0)
-        assert any(not torch.equal(one[name], start[name]) for name in start)
-        alone, shared_out = figures(tmp_path / f"{stage}1"), figures(tmp_path / f"{stage}2")
-        assert len(alone) == len(shared_out) == 4  # 3 steps, 1 evaluation
-        for a, b in zip(alone, shared_out, strict=True):
-            assert b == pytest.approx(a, abs=1e-4)
+        configs.append(folder / f"{stage}.yaml")
+        configs[-1].write_text(to_yaml(settings(stage, tiny_double, folder, processes=2)))
+    in_two_processes(folder / "second.log", [*configs, folder])
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_do_what_one_does(stage: str, done: Path, tiny_double: Path) -> None:
+    STAGES[stage][1](settings(stage, tiny_double, done, processes=1))
+    one, two = (load_file(done / f"{stage}{n}/model/model.safetensors") for n in (1, 2))
+    start = load_file(tiny_double / "model.safetensors")
+    # Reference log-probs and scores are kept in float32, so all but sft may differ by that.
+    tolerance = 1e-9 if stage == "sft" else 1e-6
+    for name, weight in one.items():
+        assert weight.dtype == torch.float64
+        torch.testing.assert_close(two[name], weight, atol=tolerance, rtol=0)
+    assert any(not torch.equal(one[name], start[name]) for name in start)
+    alone, shared_out = figures(done / f"{stage}1"), figures(done / f"{stage}2")
+    assert len(alone) == len(shared_out) == 4  # 3 steps, 1 evaluation
+    for a, b in zip(alone, shared_out, strict=True):
+        assert b == pytest.approx(a, abs=1e-4)
+
+
+def test_two_processes_take_the_step_that_one_takes(done: Path) -> None:
+    """Figures, gradient and weights of every case, to 1e-9; and what would be noticed."""
+    ranks: list[Any] = [torch.load(done / f"rank{rank}.pt") for rank in (0, 1)]
+    with double():
+        stages = {name: Stage(name, done / "home") for name in CASES}
+        for name, stage in stages.items():
+            alone = stage.step(**UNEVEN)
+            for rank in ranks:
+                assert not alone.differs(Outcome(*rank[name]["uneven"]), 1e-9), name
+        first = next(iter(CASES))
+        alone = stages[first].step(size=COUNT)
+        for rank in ranks:
+            found = {way: Outcome(*rank[first][way]) for way in OTHERS}
+            assert not alone.differs(found.pop("4 x 1 each"), 1e-9)
+            for mistake, other in found.items():
+                noticed = alone.differs(other, 1e-3)
+                assert any(told.startswith("grads") for told in noticed), mistake
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
 def test_two_processes_that_are_killed_go_on_to_the_last_bit(
-    stage: str, tiny: Path, tmp_path: Path, jsonl: Write
+    stage: str, tiny: Path, tmp_path: Path
 ) -> None:
-    rows = rows_of(stage, jsonl, "train", 9)
+    rows = rows_of(stage, tmp_path, "train", 9)
     config, _ = STAGES[stage]
     given: dict[str, Any] = {
         "model_name_or_path": str(tiny), "dataset_name": rows, "use_cpu": True,
@@ -171,17 +143,16 @@ def test_two_processes_that_are_killed_go_on_to_the_last_bit(
         files[name].parent.mkdir()
         folder = str(tmp_path / name / "run")
         files[name].write_text(to_yaml(check(config, given | {"output_dir": folder})))
-    in_two_processes([files["whole"]])
-    both = started([files["cut"]])
+    log = tmp_path / "second.log"
+    in_two_processes(log, [files["whole"]])
+    both = started(log, [files["cut"]])
     third = tmp_path / "cut" / "run" / "checkpoints" / "step-00000003"
     deadline = time.monotonic() + 120
     while not third.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    for process in both:
-        process.kill()
-        process.communicate()
+    killed(both)
     assert Run.open(tmp_path / "cut" / "run").info["status"] == "running"  # it was not at its end
-    in_two_processes([files["cut"]])
+    in_two_processes(log, [files["cut"]])
     one, two = (
         load_file(tmp_path / name / "run" / "model" / "model.safetensors") for name in files
     )

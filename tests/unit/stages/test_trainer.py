@@ -1,7 +1,7 @@
 """The loop: how a step is cut into micro-batches and ranks changes nothing, and what it logs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from truing.data.batch import Tokens, padded, shared
+from truing.data.batch import Tokens, padded
 from truing.keys import generator
 from truing.models.checkpoint import add_lora
-from truing.models.heads import load_reward_model
 from truing.models.loading import Loading
 from truing.models.model import Model, load_policy, logp
 from truing.settings import SftConfig
 from truing.stages import learner
 from truing.stages.learner import Batch, evaluate
 from truing.stages.preference import RECIPES, Pair, Preference
-from truing.stages.scoring import Ranked, Score
 from truing.stages.sft import Imitation
 from truing.stages.trainer import Step, Training, step_rows, total_steps
 
@@ -48,10 +46,6 @@ def draw(count: int = 20, seed: int = 0) -> list[Tokens]:
 
 ROWS = draw()
 PAIRS = [Pair(a, b, -20.0, -30.0) for a, b in zip(draw(20, 1), draw(20, 2), strict=True)]
-RANKED = [
-    Ranked((a, b, c), ((0, 1), (0, 2), (1, 2)) if i % 2 else ((0, 1),))
-    for i, (a, b, c) in enumerate(zip(draw(20, 1), draw(20, 2), draw(20, 3), strict=True))
-]
 
 
 def fit(
@@ -66,54 +60,23 @@ def weights(model: Model) -> Tensor:
 
 
 SIGMOID = {"beta": 0.3, "label_smoothing": 0.0}
-# Each stage's objective: how its model is loaded, its rows, itself.
-STAGES: dict[str, tuple[Callable[..., Model], Sequence[Any], Callable[[], Any]]] = {
-    "sft": (load_policy, ROWS, lambda: Imitation(settings())),
-    "sft packed": (load_policy, ROWS, lambda: Imitation(settings(packing=True))),
-    "sft whole": (load_policy, ROWS, lambda: Imitation(settings(completion_only_loss=False))),
-    "dpo": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], SIGMOID)),
-    "dpo shared": (load_policy, PAIRS, lambda: Preference(RECIPES["sigmoid"], SIGMOID, shared)),
-    "reward": (load_reward_model, RANKED, lambda: Score(0.01)),
-    "reward shared": (load_reward_model, RANKED, lambda: Score(0.01, shared)),
-}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_micro_batches_change_nothing(tiny_double: Path, stage: str) -> None:
-    """8 x 1, 4 x 2, 1 x 8 and 3 + 3 + 2 rows: the same weights and figures, in 5 steps of 8."""
-    load, rows, objective = STAGES[stage]
+def test_micro_batches_change_nothing(tiny_double: Path) -> None:
+    """8 x 1 and 1 x 8 rows: the same weights and figures, in 5 steps of 8. Steps of every stage are
+    in tests/unit/stages/test_invariance.py."""
     results: list[tuple[Tensor, list[Step]]] = []
-    for size, times in ((8, 1), (4, 2), (1, 8)):
-        model = load(tiny_double, DOUBLE)
-        config = settings(per_device_train_batch_size=size, gradient_accumulation_steps=times)
-        steps = fit(model, rows, objective(), config)
-        assert len(steps) == 5
-        results.append((weights(model), steps))
-    one, wanted = results[0]
-    for other, steps in results[1:]:
-        # Scores and reference log-probs pass through float32: 1e-6 there.
-        tolerance = 1e-9 if stage.startswith("sft") else 1e-6
-        torch.testing.assert_close(other, one, atol=tolerance, rtol=0)
-        for a, b in zip(steps, wanted, strict=True):
-            assert a.metrics == pytest.approx(b.metrics, abs=1e-5)
-            assert (a.step, a.epoch) == (b.step, b.epoch)
-
-
-def test_a_mean_of_means_would_be_noticed(tiny_double: Path) -> None:
-    """Bite: an objective that divides by its own micro-batch's count."""
-
-    class Local(Imitation):
-        def loss(self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]) -> Any:
-            own = {"tokens": torch.tensor(float(batch.layout.scored))}
-            return super().loss(model, batch, own)
-
-    found: list[Tensor] = []
-    for size, times in ((8, 1), (4, 2)):
+    for size, times in ((8, 1), (1, 8)):
         model = load_policy(tiny_double, DOUBLE)
         config = settings(per_device_train_batch_size=size, gradient_accumulation_steps=times)
-        fit(model, ROWS, Local(config), config)
-        found.append(weights(model))
-    assert (found[0] - found[1]).abs().max() > 1e-4
+        steps = fit(model, ROWS, Imitation(config), config)
+        results.append((weights(model), steps))
+    (one, wanted), (other, steps) = results
+    assert len(steps) == len(wanted) == 5
+    torch.testing.assert_close(other, one, atol=1e-9, rtol=0)
+    for a, b in zip(steps, wanted, strict=True):
+        assert a.metrics == pytest.approx(b.metrics, abs=1e-5)
+        assert (a.step, a.epoch) == (b.step, b.epoch)
 
 
 def test_it_is_the_loop_that_one_would_write(tiny_double: Path) -> None:
@@ -147,17 +110,6 @@ def test_like_lengths_share_a_micro_batch() -> None:
     rows = [Tokens((1,), (2,) * n) for n in (1, 9, 2, 8, 3)]
     batches = learner.micro_batches(rows, Imitation(settings()), 2)
     assert [b.layout.ids_RC.shape for b in batches] == [(2, 10), (2, 4), (1, 2)]
-
-
-def test_packing_and_row_order_change_nothing(tiny_double: Path) -> None:
-    found: list[Tensor] = []
-    for rows, packing in ((ROWS[:8], False), (ROWS[:8][::-1], False), (ROWS[:8], True)):
-        model = load_policy(tiny_double, DOUBLE)
-        config = settings(packing=packing, max_steps=3)
-        fit(model, rows, Imitation(config), config, shuffle=False)
-        found.append(weights(model))
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], atol=1e-9, rtol=0)
 
 
 def test_the_same_seed_gives_the_same_bits(tiny: Path) -> None:
