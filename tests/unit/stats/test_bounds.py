@@ -104,3 +104,15 @@ def test_what_is_refused() -> None:
     for low, high in ((1.0, 1.0), (2.0, 1.0), (0.0, math.inf)):
         with pytest.raises(ValueError, match="the lower must come first"):
             empirical_bernstein([0.5, 0.6], low=low, high=high, delta=0.05)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "clopper_pearson empirical_bernstein": {
+        "golden": test_golden_values,
+        "law": (test_laws, test_they_hold_where_student_does_not),
+        "refusal": test_what_is_refused,
+    },
+    "clopper_pearson": {"library": test_equal_to_statsmodels},
+    "empirical_bernstein": {"library": test_equal_to_the_loop_from_the_paper},
+}
