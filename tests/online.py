@@ -23,6 +23,9 @@ KINDS: dict[str, tuple[type[OnlineConfig], dict[str, Any]]] = {
     "shared": (PpoConfig, {"share_backbone": True}),
     "lora": (PpoConfig, {"use_peft": True, "lora_r": 4}),
     "rloo": (RlooConfig, {"num_generations": 4}),
+}
+# Those without a critic that are not among them.
+FREE: dict[str, tuple[type[OnlineConfig], dict[str, Any]]] = {
     "reinforce": (ReinforceConfig, {"advantage_estimator": "reinforce"}),
     "reinforce++": (ReinforceConfig, {}),
     "reinforce++ baseline": (

@@ -96,8 +96,8 @@ class KlTopic(Topic):
     kl_estimator: Literal["k1", "k2", "k3"] = Field(
         "k1",
         description="KL of a token in the reward: k1, the log-ratio, whose optimum is the known "
-        "one; k2 and k3 are never negative, but as a reward they lead elsewhere, and k3 may "
-        "diverge.",
+        "one; k2 and k3 are never negative, but as a reward they drive what falls below the "
+        "reference away for good.",
     )
     kl_loss_coef: float = Field(
         0.0,

@@ -1,5 +1,5 @@
-"""Learning without a critic at its end: the rows of `truing reinforce` and `truing grpo`, and a KL in
-the reward or in the loss.
+"""Learning without a critic at its end: the rows of `truing reinforce` and `truing grpo`, and a KL
+in the reward or in the loss.
 
 The stage's own advantages, objective and weights are put on *all* groups of two strings, each with
 its chance of being drawn, so that the gradient is exact; where it is 0 is the method's fixed point.
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from truing.algorithms import centred, k1, k2, whiten
+from truing.algorithms import centred, k2, whiten
 from truing.conformance.online import some
 from truing.conformance.spaces import Space
 from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import OnlineConfig
-from truing.stages.estimate import Experience, whole
+from truing.stages.estimate import ESTIMATORS, Experience, whole
 from truing.stages.learner import Sums
 from truing.stages.objective import Recipe, Reinforcement, each_token
 from truing.stages.online import RECIPES
@@ -26,8 +26,8 @@ NOWHERE = {"model_name_or_path": "-", "dataset_name": "-", "output_dir": "-", "r
 
 
 class Method(NamedTuple):
-    """How learning is put together. ``reward``: of each string, by its true one; ``rolled``: the
-    reference's log-probs are of other strings."""
+    """How learning is put together. ``sign``: of the reward; ``rolled``: the reference's log-probs
+    are of other strings."""
 
     recipe: Recipe
     config: OnlineConfig
@@ -48,9 +48,7 @@ def method(name: str, space: Space, *, in_reward: float = 0.0, in_loss: float = 
     """A row of the stage in groups of two, with the weights of its KL in terms of the space's."""
     kl = {"kl_coef": in_reward * space.beta, "kl_loss_coef": in_loss * space.beta}
     if name in GrpoConfig.model_fields["loss_type"].annotation.__args__:
-        return Method(
-            RECIPES[name], GrpoConfig(loss_type=name, num_generations=2, **kl, **NOWHERE)
-        )
+        return Method(RECIPES[name], GrpoConfig(loss_type=name, num_generations=2, **kl, **NOWHERE))
     config = ReinforceConfig(num_generations=2, **kl, **NOWHERE)
     return Method(RECIPES[name], config)
 
@@ -61,7 +59,7 @@ def lessons(space: Space, table: Tensor, rows_B: Tensor, of: Method) -> dict[str
     old_ST, ref_ST = space.token_logps(table).detach(), space.token_logps(space.reference)
     ref_ST = ref_ST.roll(1, 0) if of.rolled else ref_ST
     mask_BT, old_BT, ref_BT = (x[rows_B] for x in (space.mask_ST, old_ST, ref_ST))
-    kl_BT = k1(old_BT, ref_BT)
+    kl_BT = ESTIMATORS[of.config.kl_estimator](old_BT, ref_BT)
     x = Experience(of.sign * space.reward_S[rows_B], kl_BT, torch.zeros_like(kl_BT), mask_BT)
     return {
         "mask_BT": mask_BT,
@@ -100,13 +98,15 @@ def pull(space: Space, table: Tensor, of: Method) -> Tensor:
     return slope
 
 
-def settled(space: Space, of: Method, steps: int = 600) -> Tensor:
+def settled(space: Space, of: Method, steps: int = 150) -> Tensor:
     """Log-probs (S,) of the policy at which the gradient is 0: Adam from the reference, then
     Newton's steps, with the slope of the gradient by differences."""
     table = descended(space, of, steps)
     size = table.numel()
     for _ in range(8):
         here = pull(space, table, of).flatten()
+        if float(here.abs().max()) < 1e-13:
+            break
         columns: list[Tensor] = []
         for i in range(size):
             step = torch.zeros(size, dtype=table.dtype)
@@ -207,22 +207,21 @@ def by_own_deviation(space: Space) -> Callable[..., Tensor]:
 class TokenK2(Reinforcement):
     """Broken: k2 of each token, which leaves out what a token does to those behind it."""
 
-    def kl(
-        self, logp_BT: Tensor, weight_BT: Tensor, given: Any
-    ) -> tuple[Tensor | float, Sums]:
+    def kl(self, logp_BT: Tensor, weight_BT: Tensor, given: Any) -> tuple[Tensor | float, Sums]:
         found_BT = k2(each_token(logp_BT, given["mask_BT"]), given["ref_logp_T"])
         return self.config.kl_loss_coef * (weight_BT * found_BT).sum(), {}
 
 
-# --- to first order --------------------------------------------------------------------------------
+# --- to first order -------------------------------------------------------------------------------
 
 
-def first_order(space: Space, of: Method, reduction: str) -> float:
-    """How far the gradient at ratio 1 is from the policy gradient of the group's advantages, by the
+def first_order(space: Space, of: Method, reduction: str, group: Callable[..., Tensor]) -> float:
+    """How far the gradient at ratio 1 is from the policy gradient of a group's advantages, by the
     formula: the mean of ``A grad log pi``, over tokens, within responses or over the longest."""
     table = space.reference.clone().requires_grad_()
     rows_B, share_B = pairs(space, table)
-    advantage_B = lessons(space, table, rows_B, of)["advantage_T"][:, 0]
+    reward_PG = space.reward_S[rows_B].view(-1, 2)
+    advantage_B = group(reward_PG).flatten()
     length_B = space.lengths_S[rows_B]
     by = {
         "tokens": (share_B * length_B).sum().expand_as(length_B),
@@ -234,7 +233,7 @@ def first_order(space: Space, of: Method, reduction: str) -> float:
     return float((pull(space, table, of) - slope).abs().max())
 
 
-def missing_mass(space: Space, of: Method, steps: int = 300) -> float:
+def missing_mass(space: Space, of: Method, steps: int = 100) -> float:
     """What probability the best string lacks after learning without a KL."""
-    logp_S = space.logps(descended(space, of, steps, rate=0.3))
+    logp_S = space.logps(descended(space, of, steps, rate=1.0))
     return 1 - float(logp_S.exp()[space.reward_S.argmax()])

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from truing.config import check, to_yaml
 from truing.run import Run
 from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
+from truing.settings_group import GrpoConfig
 from truing.settings_online import PpoConfig, RlooConfig
 from truing.stages import online, preference, reward, sft
 
@@ -26,6 +27,7 @@ STAGES: dict[str, tuple[type[TrainingConfig], Any]] = {
     "reward": (RewardConfig, reward.run),
     "ppo": (PpoConfig, online.run),
     "rloo": (RlooConfig, online.run),
+    "grpo": (GrpoConfig, online.run),
 }
 # What online learning needs besides: two minibatches of four responses.
 ONLINE = {
@@ -37,17 +39,24 @@ ONLINE = {
     "entropy_coef": 0.01,
     "ptx_coef": 0.5,
 }
+GROUPS = {
+    "loss_type": "dapo",
+    "num_generations": 2,
+    "kl_loss_coef": 0.1,
+    "mask_truncated_completions": True,
+}
 # What a process of its own does with the configs it is given.
 WORKER = """
 import sys
 from accelerate.state import AcceleratorState
 from truing.config import from_yaml
 from truing.settings import DpoConfig, RewardConfig, SftConfig
+from truing.settings_group import GrpoConfig
 from truing.settings_online import PpoConfig, RlooConfig
 from truing.stages import online, preference, reward, sft
 stages = {"ppo": (PpoConfig, online.run), "rloo": (RlooConfig, online.run),
-          "sft": (SftConfig, sft.run), "dpo": (DpoConfig, preference.run),
-          "reward": (RewardConfig, reward.run)}
+          "grpo": (GrpoConfig, online.run), "sft": (SftConfig, sft.run),
+          "dpo": (DpoConfig, preference.run), "reward": (RewardConfig, reward.run)}
 for path in sys.argv[1:]:
     config, run = stages[path.rsplit("/", 1)[-1].removesuffix(".yaml")]
     run(from_yaml(config, path))
@@ -123,7 +132,9 @@ def test_two_processes_do_what_one_does(tiny_double: Path, tmp_path: Path, jsonl
             "logging_steps": 1,
             "gradient_accumulation_steps": 2,
         }
-        if stage in ("ppo", "rloo"):
+        if stage == "grpo":
+            shared |= GROUPS
+        if stage in ("ppo", "rloo", "grpo"):
             shared |= ONLINE | {"ptx_dataset_name": shared["dataset_name"]}
         for processes, size in ((1, 4), (2, 2)):
             folder = tmp_path / f"{stage}{processes}"

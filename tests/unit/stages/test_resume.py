@@ -22,6 +22,7 @@ from truing import lineage
 from truing.config import check
 from truing.run import Run
 from truing.settings import DpoConfig, RewardConfig, SftConfig
+from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import PpoConfig, RlooConfig
 from truing.stages import driving, keeping, online, preference, reward, setup, sft
 
@@ -57,6 +58,16 @@ STAGES = {
     "dpo": (DpoConfig, preference.run, PAIRS, {}),
     "ppo": (PpoConfig, online.run, PAIRS, ONLINE | PTX | {"share_backbone": True}),
     "rloo": (RlooConfig, online.run, PAIRS, ONLINE | {"num_generations": 4}),
+    "reinforce": (ReinforceConfig, online.run, PAIRS, ONLINE | {"kl_loss_coef": 0.1}),
+    # How many prompts were drawn depends on what was said to them.
+    "grpo": (
+        GrpoConfig,
+        online.run,
+        PAIRS,
+        ONLINE
+        | {"loss_type": "dapo", "num_generations": 4, "reward": "tests.judges:half"}
+        | {"kl_coef": 0.05, "mask_truncated_completions": True},
+    ),
 }
 WAYS: dict[str, dict[str, Any]] = {
     "all weights": {},
