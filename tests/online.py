@@ -42,7 +42,7 @@ FREE: dict[str, tuple[type[OnlineConfig], dict[str, Any]]] = {
 
 def ran(config: Any, **more: Any) -> Run:
     run = online.run(config, **more)
-    assert run is not None
+    assert isinstance(run, Run)
     return run
 
 

@@ -62,7 +62,8 @@ def steps_of(config: TrainingConfig) -> int:
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     if isinstance(config, OnlineConfig) and config.total_episodes:
         return math.ceil(config.total_episodes / per_step)
-    return math.ceil(40 * config.num_train_epochs / per_step)
+    group = config.group if isinstance(config, OnlineConfig) else 1
+    return math.ceil(40 * config.num_train_epochs * group / per_step)
 
 
 def test_the_recipes_are_there() -> None:

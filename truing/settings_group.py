@@ -39,7 +39,7 @@ def completed(values: object, key: str, default: str, table: Mapping[str, dict[s
 class CriticFreeConfig(OnlineConfig):
     """What learning without a critic has for defaults."""
 
-    advice: ClassVar[Mapping[str, str]] = OnlineConfig.advice | GROUP_RETIRED
+    advice: ClassVar[Mapping[str, str]] = {**OnlineConfig.advice, **GROUP_RETIRED}
 
     temperature: float = Field(
         1.0,
@@ -151,7 +151,7 @@ class DynamicTopic(Topic):
 class GrpoConfig(GroupRelativeTopic, DynamicTopic, CriticFreeConfig):
     """Improve a policy by a reward, each response against its group (GRPO and its kin)."""
 
-    aliases: ClassVar[Mapping[str, str]] = OnlineConfig.aliases | GROUP_NAMES
+    aliases: ClassVar[Mapping[str, str]] = {**OnlineConfig.aliases, **GROUP_NAMES}
     stage: ClassVar[str] = "grpo"
 
     learning_rate: float = Field(1e-6, ge=0, description="Peak learning rate (Shao et al. 2024).")

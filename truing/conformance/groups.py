@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from truing.algorithms import centred, k2, whiten
+from truing.config import check
 from truing.conformance.online import some
 from truing.conformance.spaces import Space
-from truing.settings_group import GrpoConfig, ReinforceConfig
+from truing.settings_group import LOSSES, GrpoConfig, ReinforceConfig
 from truing.settings_online import OnlineConfig
 from truing.stages.estimate import ESTIMATORS, Experience, whole
 from truing.stages.learner import Sums
@@ -47,10 +48,10 @@ class Method(NamedTuple):
 def method(name: str, space: Space, *, in_reward: float = 0.0, in_loss: float = 0.0) -> Method:
     """A row of the stage in groups of two, with the weights of its KL in terms of the space's."""
     kl = {"kl_coef": in_reward * space.beta, "kl_loss_coef": in_loss * space.beta}
-    if name in GrpoConfig.model_fields["loss_type"].annotation.__args__:
-        return Method(RECIPES[name], GrpoConfig(loss_type=name, num_generations=2, **kl, **NOWHERE))
-    config = ReinforceConfig(num_generations=2, **kl, **NOWHERE)
-    return Method(RECIPES[name], config)
+    pairs = {"num_generations": 2, **kl, **NOWHERE}
+    if name in LOSSES:
+        return Method(RECIPES[name], check(GrpoConfig, {"loss_type": name, **pairs}))
+    return Method(RECIPES[name], check(ReinforceConfig, {"advantage_estimator": name, **pairs}))
 
 
 def lessons(space: Space, table: Tensor, rows_B: Tensor, of: Method) -> dict[str, Tensor]:

@@ -133,8 +133,8 @@ class Online:
         if not getattr(config, "dynamic_sampling", False):
             return self.answered(order, each), {}
         kept, flat, scores = list[Episode](), list[Episode](), list[float]()
-        rounds = 0
-        while len(kept) < each * group and rounds < config.max_num_gen_batches:
+        rounds, most = 0, getattr(config, "max_num_gen_batches", 1)
+        while len(kept) < each * group and rounds < most:
             rounds += 1
             found = self.answered(order, each - len(kept) // group)
             scores += self.estimator.ended(found).tolist()

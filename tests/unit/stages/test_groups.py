@@ -1,7 +1,7 @@
 """Learning without a critic, by the stage: what a method weighs, drops, samples anew and learns."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tests.online import FREE, column, played, ran, weights
 from truing.data.batch import Tokens, padded
 from truing.models.model import load_policy
 from truing.stages.objective import Lesson
+from truing.stages.rollout import Episode
 
 Make = Callable[..., Any]
 
@@ -208,9 +209,9 @@ def test_groups_that_score_the_same_make_room_for_others(make: Make) -> None:
     seen: list[list[int]] = []
     learn = play.learn
 
-    def learnt(rows: Any) -> dict[str, float]:
-        seen.append([int(row.tokens.prompt[-1]) for row in rows])
-        return learn(rows)
+    def learnt(lessons: Sequence[Lesson]) -> dict[str, float]:
+        seen.append([int(row.tokens.prompt[-1]) for row in lessons])
+        return learn(lessons)
 
     play.learn = learnt
     steps = list(play.steps())
@@ -253,8 +254,8 @@ def test_scores_of_the_dropped_are_told(make: Make) -> None:
     every: list[float] = []
     answered = play.answered
 
-    def heard(*given: Any) -> Any:
-        episodes = answered(*given)
+    def heard(order: Iterator[int], count: int) -> list[Episode]:
+        episodes = answered(order, count)
         every.extend(e.scores[0] for e in episodes)
         return episodes
 

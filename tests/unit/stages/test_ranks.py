@@ -42,6 +42,7 @@ ONLINE = {
 GROUPS = {
     "loss_type": "dapo",
     "num_generations": 2,
+    "max_num_gen_batches": 3,
     "kl_loss_coef": 0.1,
     "mask_truncated_completions": True,
 }

@@ -48,6 +48,8 @@ ONLINE: dict[str, Any] = {
     "max_steps": 6,
     "logging_steps": 2,
 }
+DAPO: dict[str, Any] = {"loss_type": "dapo", "num_generations": 4, "reward": "tests.judges:half"}
+DAPO |= {"kl_coef": 0.05, "mask_truncated_completions": True}
 PTX = {"ptx_coef": 0.5, "target_kl": 0.5}
 STAGES: dict[
     str, tuple[type[Any], Callable[[Any], Run | None], list[dict[str, str]], dict[str, Any]]
@@ -59,15 +61,7 @@ STAGES = {
     "ppo": (PpoConfig, online.run, PAIRS, ONLINE | PTX | {"share_backbone": True}),
     "rloo": (RlooConfig, online.run, PAIRS, ONLINE | {"num_generations": 4}),
     "reinforce": (ReinforceConfig, online.run, PAIRS, ONLINE | {"kl_loss_coef": 0.1}),
-    # How many prompts were drawn depends on what was said to them.
-    "grpo": (
-        GrpoConfig,
-        online.run,
-        PAIRS,
-        ONLINE
-        | {"loss_type": "dapo", "num_generations": 4, "reward": "tests.judges:half"}
-        | {"kl_coef": 0.05, "mask_truncated_completions": True},
-    ),
+    "grpo": (GrpoConfig, online.run, PAIRS, ONLINE | DAPO),  # draws prompts until enough differ
 }
 WAYS: dict[str, dict[str, Any]] = {
     "all weights": {},
