@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from truing.cli import COMMANDS
 from truing.config import groups
-from truing.retired import ONLINE_NAMES, ONLINE_RETIRED, RETIRED
+from truing.retired import GROUP_NAMES, GROUP_RETIRED, ONLINE_NAMES, ONLINE_RETIRED, RETIRED
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 HEAD = """# Settings
@@ -133,12 +133,16 @@ def lines() -> Iterator[str]:
     yield "\n## Names from elsewhere\n"
     yield "Settings of TRL and transformers that do not exist here, and what to do instead.\n"
     yield from answers(RETIRED)
-    yield "\n## Names from elsewhere: ppo and rloo\n"
-    yield "Names that these two take for their own:\n"
+    yield "\n## Names from elsewhere: the online stages\n"
+    yield "Names that ppo, rloo, reinforce and grpo take for their own:\n"
     yield "| name | the same as |\n|---|---|"
     yield from (f"| `{name}` | `{own}` |" for name, own in ONLINE_NAMES.items())
-    yield "\nAnd those that they answer:\n"
+    for name, own in GROUP_NAMES.items():
+        yield f"| `{name}` of grpo | `{own}` |"
+    yield "\nThose that they answer:\n"
     yield from answers(ONLINE_RETIRED)
+    yield "\nAnd those that reinforce and grpo answer besides:\n"
+    yield from answers(GROUP_RETIRED)
 
 
 def answers(retired: Mapping[str, str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tests.conftest import tiny_folder
-from tests.online import KINDS, cast_of
+from tests.online import FREE, KINDS, cast_of
 from truing.config import check
 from truing.data.batch import Layout, Tokens, padded
 from truing.keys import generator
@@ -181,7 +181,7 @@ def playing(kind: str, **more: Any) -> Case:
     """Online learning from a made-up rollout, by the stage's own cast, estimates and losses."""
 
     def config(folder: Path) -> Any:
-        base, own = KINDS[kind]
+        base, own = (KINDS | FREE)[kind]
         start: dict[str, Any] = {
             "model_name_or_path": str(folder / "model"),
             "dataset_name": str(folder / "prompts.jsonl"),
@@ -238,7 +238,7 @@ CASES: dict[str, Case] = {
     "sft whole": imitation(completion_only_loss=False),
     **{f"reward {loss}": rewarding(loss) for loss in scoring.RECIPES},
     **{f"dpo {loss}": comparing(loss) for loss in preference.RECIPES},
-    **{f"online {kind}": playing(kind) for kind in KINDS},
+    **{f"online {kind}": playing(kind) for kind in KINDS | FREE},
     "online ptx": playing("ppo", ptx_coef=0.5),
 }
 

@@ -1,6 +1,7 @@
 """Rewards for tests, named as users name theirs: ``tests.judges:vowels``."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,12 @@ def no_number(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]
 def by_prompt(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     """1 or -1, whatever was said: for prompts that end in an even digit, or in an odd one."""
     return [1.0 - 2.0 * (int(prompt[-1]) % 2) for prompt in prompts]
+
+
+def half(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """As `early` for prompts with an even number, and 0 whatever was said for the others."""
+    odd = [int(re.findall(r"\d+", prompt)[0]) % 2 for prompt in prompts]
+    return [0.0 if o else x for o, x in zip(odd, early(prompts, completions), strict=True)]
 
 
 def tree(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:

@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState
 from tests.invariance import CASES, MIXED, Stage, double
 from truing.config import from_yaml
 from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
+from truing.settings_group import GrpoConfig
 from truing.settings_online import PpoConfig, RlooConfig
 from truing.stages import online, preference, reward, sft
 
@@ -32,6 +33,7 @@ STAGES: dict[str, tuple[type[TrainingConfig], Any]] = {
     "reward": (RewardConfig, reward.run),
     "ppo": (PpoConfig, online.run),
     "rloo": (RlooConfig, online.run),
+    "grpo": (GrpoConfig, online.run),
 }
 
 

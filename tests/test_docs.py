@@ -16,7 +16,7 @@ from truing.cli import COMMANDS
 from truing.config import ConfigError, parse
 from truing.data.batch import NAMED_TEMPLATES
 from truing.data.records import READERS
-from truing.retired import ONLINE_NAMES, ONLINE_RETIRED
+from truing.retired import GROUP_NAMES, GROUP_RETIRED, ONLINE_NAMES, ONLINE_RETIRED
 from truing.rewards import RULES
 from truing.stages import online, scoring
 from truing.stages.preference import RECIPES
@@ -27,7 +27,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RECIPE_FILES = sorted((ROOT / "recipes").glob("*/*.yaml"))
 ONLINE_CODE = "".join(
     (ROOT / "truing" / "stages" / f"{name}.py").read_text(encoding="utf-8")
-    for name in ("online", "estimate")
+    for name in ("online", "estimate", "objective")
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What must not stand in a public repository: places and words of one machine, hosts of packages,
@@ -141,7 +141,8 @@ def test_every_entry_of_every_table_is_explained() -> None:
     for name in RECIPES:
         assert f"`{name}`" in page("dpo.md")
     for name in online.RECIPES:
-        assert f"truing {name}" in page("ppo.md")
+        named = page("ppo.md") + page("reinforce.md") + page("grpo.md")
+        assert f"| `{name}`" in named or f"truing {name}" in page("ppo.md")
     for name in [*RULES, *scoring.RECIPES]:
         assert f"`{name}`" in page("reward.md")
     for name in NAMED_TEMPLATES:
@@ -165,7 +166,7 @@ def test_every_detail_of_ppo_names_a_test_that_is_there() -> None:
 
 
 def test_every_name_of_trl_is_translated() -> None:
-    names = [*ONLINE_NAMES, *ONLINE_RETIRED]
+    names = [*ONLINE_NAMES, *ONLINE_RETIRED, *GROUP_NAMES, *GROUP_RETIRED]
     for name in names:
         assert f"`{name}`" in page("config.md")
     for metric in re.findall(r'"((?:objective|policy|loss|val|critic)/[\w]+)"', ONLINE_CODE):

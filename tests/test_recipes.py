@@ -26,6 +26,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     # The completions are for the pretraining loss.
     "ppo": [{"prompt": f"Say {i}.", "completion": " Yes."} for i in range(40)],
     "rloo": [{"prompt": f"Say {i}."} for i in range(40)],
+    "grpo": [{"prompt": f"Say {i}."} for i in range(40)],
     "reward": [
         {"prompt": f"Say {i}.", "completions": [f" {i}", " no", " I will not"], "ranks": [0, 1, 1]}
         for i in range(40)
@@ -50,6 +51,7 @@ def words_for(recipe: Path, model: Path, rows: str, out: Path) -> list[str]:
         # No reward model either, so the critic starts from the policy; a context of 160 tokens.
         words += ["--reward", "length", "--response-length", "16"]
         words += ["--value-model", "policy"] if "value_model" in text else []
+        words += ["--overlong-buffer", "4"] if "overlong_buffer" in text else []
     return words
 
 
@@ -60,11 +62,14 @@ def steps_of(config: TrainingConfig) -> int:
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     if isinstance(config, OnlineConfig) and config.total_episodes:
         return math.ceil(config.total_episodes / per_step)
-    return math.ceil(40 * config.num_train_epochs / per_step)
+    group = config.group if isinstance(config, OnlineConfig) else 1
+    return math.ceil(40 * config.num_train_epochs * group / per_step)
 
 
 def test_the_recipes_are_there() -> None:
-    assert {r.parent.name for r in RECIPES} == {"quickstart", "hh-chat-lora-0.5b", "instructgpt"}
+    assert {r.parent.name for r in RECIPES} == {
+        *("quickstart", "hh-chat-lora-0.5b", "instructgpt", "ppo-max", "dapo")
+    }
     assert {r.stem for r in RECIPES} == set(ROWS)
 
 

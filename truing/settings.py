@@ -22,7 +22,7 @@ def as_list(value: object) -> object:
 
 
 class RunTopic(Topic):
-    """Run: folder, seed, logs; a step is an optimiser step, of ppo and rloo a whole rollout"""
+    """Run: folder, seed, logs; a step is an optimiser step, of the online stages a rollout"""
 
     output_dir: str = Field(
         description="Folder that the run creates for its model, settings, metrics and samples: "
@@ -201,7 +201,7 @@ class DataTopic(Topic):
 
 
 class OptimTopic(Topic):
-    """Training: optimiser (AdamW), schedule, batches; a step of ppo and rloo is a whole rollout"""
+    """Training: optimiser (AdamW), schedule, batches; a step of the online stages is a rollout"""
 
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(

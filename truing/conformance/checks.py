@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from truing.conformance import online
+from truing.conformance import group_rows, online
 from truing.conformance.direct import DIRECT, Direct, minimised
 from truing.conformance.scores import SCORES, distance
 from truing.conformance.spaces import Space, tree
@@ -128,3 +128,4 @@ def checks(*, quick: bool) -> Iterator[Check]:
     for name, of in DIRECT.items():
         yield from direct_checks(name, of)
     yield from online_checks(quick=quick)
+    yield from (Check(*row) for row in group_rows.rows(quick=quick))

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from truing.cli import main
-from truing.conformance import direct, online
+from truing.conformance import direct, group_rows, online
 from truing.conformance.checks import Check, checks, direct_checks, found
 from truing.conformance.direct import DIRECT, minimised
 from truing.conformance.run import tried
 from truing.conformance.scores import SCORES, probabilities
 from truing.conformance.spaces import Space, bandit, draw, tree
 from truing.settings import ConformanceConfig
+from truing.settings_group import ESTIMATORS
 
 SPACES: list[Callable[[], Space]] = [bandit, tree]
 
@@ -87,6 +88,9 @@ def test_everything_passes_with_room(capsys: pytest.CaptureFixture[str]) -> None
     assert "FAIL" not in shown
     page = (Path(__file__).resolve().parents[3] / "docs" / "conformance.md").read_text("utf-8")
     for name in (*DIRECT, "ppo", "rloo"):
+        assert f"\n{name}, tree" in shown
+        assert f"`{name}`" in page
+    for name in (*group_rows.DIVIDED, *ESTIMATORS):
         assert f"\n{name}, tree" in shown
         assert f"`{name}`" in page
     for name in SCORES:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.online import KINDS
+from tests.online import FREE, KINDS
 from truing.config import check
 from truing.settings import TrainingConfig
 
@@ -38,7 +38,7 @@ def make(tiny: Path, jsonl: Callable[..., str], settings: Callable[..., Any]) ->
     rows = jsonl("prompts", [{"prompt": f"p{i}"} for i in range(6)])
 
     def config(kind: str, **more: Any) -> Any:
-        base, own = KINDS[kind]
+        base, own = (KINDS | FREE)[kind]
         start: dict[str, Any] = {
             "reward": "tests.judges:vowels",
             "response_length": 6,

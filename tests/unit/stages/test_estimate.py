@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from truing.data.batch import Tokens
 from truing.keys import generator
+from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import PpoConfig, RlooConfig
 from truing.stages.estimate import Estimator
 from truing.stages.online import RECIPES
@@ -25,6 +27,19 @@ def ppo(**more: Any) -> Estimator:
 
 def rloo(**more: Any) -> Estimator:
     return Estimator(RlooConfig(**(FIXED | more)), RECIPES["rloo"])
+
+
+def reinforce(estimator: str = "reinforce_plus_plus", **more: Any) -> Estimator:
+    options = {"advantage_estimator": estimator, "whiten_advantages": False} | more
+    return Estimator(ReinforceConfig(**(FIXED | options)), RECIPES[estimator])
+
+
+def baseline(**more: Any) -> Estimator:
+    return reinforce("reinforce_plus_plus_baseline", **more)
+
+
+def grpo(loss: str = "grpo", **more: Any) -> Estimator:
+    return Estimator(GrpoConfig(**(FIXED | {"loss_type": loss} | more)), RECIPES[loss])
 
 
 def episode(
@@ -109,6 +124,87 @@ def test_groups_by_hand() -> None:
     same(torch.cat([lesson.advantage_T for lesson in lessons]), [1.9, -1.9])
     assert figures["objective/rlhf_reward"] == pytest.approx(2 - 0.05)
     assert "critic/vf_explained_var" not in figures
+    # Scores 3 and 1: a deviation of sqrt(2).
+    assert figures["reward_std"] == pytest.approx(math.sqrt(2))
+    assert figures["frac_reward_zero_std"] == 0.0
+
+
+def advantages(estimator: Estimator, episodes: Sequence[Episode]) -> list[list[float]]:
+    lessons, _ = estimator(episodes)
+    return [lesson.advantage_T.tolist() for lesson in lessons]
+
+
+def test_without_a_critic_by_hand() -> None:
+    # KLs 0.5 and 0, and -1: what is paid is 3 - 0.2 * 0.5 = 2.9 and 1 + 0.2 = 1.2.
+    two = [episode(3.0, ref=(-1.5, -2.0)), episode(1.0, (-1.0,), (0.0,), sample=1)]
+    for got, wanted in (
+        (advantages(reinforce("reinforce", kl_coef=0.2), two), [[2.9], [1.2]]),
+        # What is still to come: the first token has paid its KL when the second is written.
+        (advantages(reinforce(kl_coef=0.2), two), [[2.9, 3.0], [1.2]]),
+        (advantages(baseline(kl_coef=0.2, num_generations=2), two), [[0.85], [-0.85]]),
+        (advantages(grpo("dr_grpo", kl_coef=0.2, num_generations=2), two), [[0.85], [-0.85]]),
+    ):
+        assert [len(a) for a in got] == [len(a) for a in wanted]
+        same(list(chain(*got)), list(chain(*wanted)))
+    one = 0.85 / (1.7 / math.sqrt(2) + 1e-4)
+    scaled = advantages(grpo(kl_coef=0.2, num_generations=2), two)
+    same(list(chain(*scaled)), [one, -one])
+    # White: REINFORCE++ over its three tokens, of which 2.9, 3 and 1.2 have mean 7.1 / 3.
+    (white, _), (short,) = advantages(reinforce(kl_coef=0.2, whiten_advantages=True), two)
+    mean = 7.1 / 3
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in (2.9, 3.0, 1.2)) / 3 + 1e-8)
+    same([white, short], [(2.9 - mean) / deviation, (1.2 - mean) / deviation])
+
+
+def test_rewards_are_scaled_by_group_by_batch_or_not() -> None:
+    rows = [episode(s, sample=i % 2) for i, s in enumerate((1.0, 3.0, 5.0, 11.0))]
+    whole = math.sqrt(56 / 3) + 1e-4  # of 1, 3, 5 and 11 around 5
+    for scale, wanted in (
+        ("group", [1 / (math.sqrt(2) + 1e-4), 3 / (math.sqrt(18) + 1e-4)]),
+        ("batch", [1 / whole, 3 / whole]),
+        ("none", [1.0, 3.0]),
+    ):
+        got = advantages(grpo(num_generations=2, scale_rewards=scale), rows)
+        same(list(chain(*got)), [-wanted[0], wanted[0], -wanted[1], wanted[1]])
+
+
+def test_flat_groups_are_counted_with_their_penalties() -> None:
+    rows = [episode(1.0), episode(1.0, sample=1), episode(2.0), episode(0.0, sample=1)]
+    _, figures = grpo(num_generations=2)(rows)
+    assert figures["frac_reward_zero_std"] == 0.5
+    assert figures["reward_std"] == pytest.approx((0 + math.sqrt(2)) / 2)
+    estimator = grpo(num_generations=2, missing_eos_penalty=1.0)
+    assert estimator.flat(rows) == [True, False]
+    assert estimator.flat([rows[0], rows[1]._replace(finished=False)]) == [False]
+
+
+def test_a_late_end_costs_more_and_more() -> None:
+    """Of at most 8 tokens the last 4 cost: 3, 6 and 8 tokens lose 0, half and all of 3."""
+    rows = [episode(5.0, (-1.0,) * n, (-1.0,) * n, finished=n < 8) for n in (3, 6, 8)]
+    options = {"response_length": 8, "overlong_buffer": 4, "overlong_penalty": 3.0}
+    lessons, figures = ppo(**options)(rows)
+    same([lesson.advantage_T[-1] for lesson in lessons], [5.0, 3.5, 2.0])
+    assert figures["objective/scores"] == pytest.approx(10.5 / 3)
+    both, _ = ppo(**options, missing_eos_penalty=1.0, score_clip=1.0)(rows)
+    same([lesson.advantage_T[-1] for lesson in both], [1.0, -0.5, -3.0])
+
+
+def test_advantages_are_bounded_after_whitening() -> None:
+    episodes = drawn(20)
+    white = flat(ppo(whiten_advantages=True)(episodes)[0], "advantage_T")
+    bounded = flat(ppo(whiten_advantages=True, advantage_clip=0.5)(episodes)[0], "advantage_T")
+    assert float(white.abs().max()) > 1
+    same(bounded, white.clamp(-0.5, 0.5))
+
+
+def test_a_cut_response_counts_unless_it_is_masked() -> None:
+    pair = [episode(finished=False), episode(sample=1)]
+    lessons, figures = grpo(num_generations=2)(pair)
+    assert [lesson.counts for lesson in lessons] == [True, True]
+    assert "completions/masked" not in figures
+    lessons, figures = grpo(num_generations=2, mask_truncated_completions=True)(pair)
+    assert [lesson.counts for lesson in lessons] == [False, True]
+    assert figures["completions/masked"] == 0.5
 
 
 def test_a_cut_response_pays_and_no_clip_swallows_it() -> None:
@@ -221,7 +317,7 @@ def optimal(episodes: Sequence[Episode], beta: float, constant: float) -> list[E
     return found
 
 
-@pytest.mark.parametrize("make", [ppo, rloo])
+@pytest.mark.parametrize("make", [ppo, rloo, baseline, grpo])
 @pytest.mark.parametrize("lam", [1.0, 0.95, 0.0])
 def test_at_the_optimum_no_episode_has_an_advantage(
     make: Callable[..., Estimator], lam: float
@@ -229,7 +325,8 @@ def test_at_the_optimum_no_episode_has_an_advantage(
     episodes = optimal(drawn(16), 0.3, 1.7)
     options: dict[str, Any] = {"lam": lam} if make is ppo else {"num_generations": 4}
     lessons, _ = make(kl_coef=0.3, **options)(episodes)
-    assert flat(lessons, "advantage_T").abs().max() < 1e-12
+    # Rounding over the epsilon of a group's deviation.
+    assert flat(lessons, "advantage_T").abs().max() < 1e-11
     # Bite: another coefficient, another sign, another reference, another estimate of the KL.
     for wrong, rows in (
         ({"kl_coef": 0.6}, episodes),

@@ -27,6 +27,13 @@ ONLINE = {
     "entropy_coef": 0.01,
     "ptx_coef": 0.5,
 }
+GROUPS = {
+    "loss_type": "dapo",
+    "num_generations": 2,
+    "max_num_gen_batches": 3,
+    "kl_loss_coef": 0.1,
+    "mask_truncated_completions": True,
+}
 
 
 def rows_of(stage: str, folder: Path, name: str, count: int) -> str:
@@ -69,6 +76,7 @@ def settings(stage: str, model: Path, folder: Path, *, processes: int) -> Any:
         "output_dir": str(folder / f"{stage}{processes}"),
     }
     if issubclass(STAGES[stage][0], OnlineConfig):
+        given |= GROUPS if stage == "grpo" else {}
         given |= ONLINE | {"ptx_dataset_name": given["dataset_name"]}
     return check(STAGES[stage][0], given)
 

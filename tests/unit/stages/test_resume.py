@@ -22,6 +22,7 @@ from truing import lineage
 from truing.config import check
 from truing.run import Run
 from truing.settings import DpoConfig, RewardConfig, SftConfig
+from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import PpoConfig, RlooConfig
 from truing.stages import driving, keeping, online, preference, reward, setup, sft
 
@@ -47,6 +48,8 @@ ONLINE: dict[str, Any] = {
     "max_steps": 6,
     "logging_steps": 2,
 }
+DAPO: dict[str, Any] = {"loss_type": "dapo", "num_generations": 4, "reward": "tests.judges:half"}
+DAPO |= {"kl_coef": 0.05, "mask_truncated_completions": True}
 PTX = {"ptx_coef": 0.5, "target_kl": 0.5}
 STAGES: dict[
     str, tuple[type[Any], Callable[[Any], Run | None], list[dict[str, str]], dict[str, Any]]
@@ -57,6 +60,8 @@ STAGES = {
     "dpo": (DpoConfig, preference.run, PAIRS, {}),
     "ppo": (PpoConfig, online.run, PAIRS, ONLINE | PTX | {"share_backbone": True}),
     "rloo": (RlooConfig, online.run, PAIRS, ONLINE | {"num_generations": 4}),
+    "reinforce": (ReinforceConfig, online.run, PAIRS, ONLINE | {"kl_loss_coef": 0.1}),
+    "grpo": (GrpoConfig, online.run, PAIRS, ONLINE | DAPO),  # draws prompts until enough differ
 }
 WAYS: dict[str, dict[str, Any]] = {
     "all weights": {},
