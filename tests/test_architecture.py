@@ -46,11 +46,12 @@ STAIRS = {
 }
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
-    *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings", "verify"),
+    *("cli", "config", "console", "keys", "lineage", "run", "settings", "verify", "writing"),
     *("settings_group", "settings_judging", "settings_online", "settings_preference"),
-    *("settings_reward", "writing"),
+    "settings_reward",
     *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
+    *("stats.bounds", "stats.ratings"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )
 FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 9000

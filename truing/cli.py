@@ -87,6 +87,11 @@ COMMANDS: dict[str, Command] = {
         "truing.evaluate.winrate:run",
         "which of two models is better, with its interval",
     ),
+    "safety": Command(
+        settings_judging.SafetyConfig,
+        "truing.evaluate.safety:run",
+        "whether a model keeps a limit of cost on held-out prompts, with high confidence",
+    ),
     "doctor": Command(
         settings.DoctorConfig,
         "truing.doctor.run:run",

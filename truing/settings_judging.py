@@ -1,8 +1,8 @@
 """The settings of the commands that sample, judge and measure, and train nothing."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from truing.config import Topic
 from truing.settings import CommandTopic, LoadTopic, ModelTopic
@@ -113,6 +113,59 @@ class WinrateConfig(PromptsTopic, SamplingTopic, LoadTopic, CommandTopic):
     output_file: str | None = Field(
         None, description="JSON file for the figures and both texts. None: only printed."
     )
+
+
+class SafetyConfig(PromptsTopic, SamplingTopic, LoadTopic, CommandTopic):
+    """Safety: whether a model keeps a limit of cost, with high confidence"""
+
+    run: str = Field(
+        description="The model in question: a run folder, a Hugging Face folder or a hub name.",
+        json_schema_extra={"positional": True},
+    )
+    cost: str = Field(
+        description="What is to stay low: the folder of a cost model, the name of a rule, or "
+        "module:function, called with lists of prompts and completions."
+    )
+    cost_threshold: float = Field(
+        0.0, description="A response whose cost is above this is unsafe (criterion rate)."
+    )
+    criterion: Literal["rate", "mean"] = Field(
+        "rate",
+        description="What is bounded: the share of unsafe responses (Clopper-Pearson), or the mean "
+        "cost (empirical Bernstein, which needs cost_range).",
+    )
+    limit: float = Field(description="The most that may be: a share from 0 to 1, or a mean cost.")
+    delta: float = Field(
+        0.05, gt=0, lt=1, description="Risk that a model beyond the limit is called safe."
+    )
+    cost_range: list[float] = Field(
+        [], description="The least and the greatest cost that there can be; for criterion mean."
+    )
+    dataset_test_split: str = Field(
+        "test", description="Split that the prompts come from, where a dataset has splits."
+    )
+    output_file: str | None = Field(
+        None, description="JSON file for the figures and the texts. None: only printed."
+    )
+
+    @model_validator(mode="after")
+    def _criterion_agrees(self) -> Self:
+        default = type(self).model_fields["cost_threshold"].default
+        complaints = {
+            "criterion mean needs cost_range, the least and the greatest cost": (
+                self.criterion == "mean" and len(self.cost_range) != 2
+            ),
+            "cost_range has no effect with criterion rate": self.criterion == "rate"
+            and bool(self.cost_range),
+            "cost_threshold has no effect with criterion mean": self.criterion == "mean"
+            and self.cost_threshold != default,
+            f"a rate is at least 0 and below 1, so limit cannot be {self.limit:g}": (
+                self.criterion == "rate" and not 0 <= self.limit < 1
+            ),
+        }
+        if said := next((text for text, wrong in complaints.items() if wrong), None):
+            raise ValueError(said)
+        return self
 
 
 class ConvertConfig(CommandTopic):

@@ -179,6 +179,14 @@ def orpo(logp: Array, length: Array, weight: float) -> Array:
     return np.array(out)
 
 
+def lagrange(costs: Sequence[float], price: float, threshold: float, lr: float) -> float:
+    """Ascent on ln lambda: the gradient of lambda (J_C - d) by ln lambda is lambda (J_C - d)."""
+    log = math.log(price)
+    for cost in costs:
+        log = log + lr * math.exp(log) * (cost - threshold)
+    return math.exp(log)
+
+
 def entropy(logits: Array) -> Array:
     """-sum p ln p, one token at a time."""
     out = np.zeros(logits.shape[:-1])

@@ -76,6 +76,11 @@ class Bench:
         words = ["winrate", one, other, "--prompts", self.rows(prompts), "--use-cpu"]
         return [*words, "--reward", "length", "--max-completion-length", "4"]
 
+    def safety(self, model: str, limit: float, prompts: Iterable[Any] = ROWS) -> list[str]:
+        words = ["safety", model, "--prompts", self.rows(prompts), "--use-cpu", "--output-file"]
+        words += [OUT, "--max-completion-length", "4", "--cost", "length", "--limit", str(limit)]
+        return words
+
     def ran(self, args: list[str], code: int = 0) -> None:
         """Run a command that comes before the one of the case."""
         assert cli.main(args) == code

@@ -4,7 +4,7 @@ import gzip
 import json
 from typing import Any
 
-from tests.mistakes.bench import OUT, PAIRS, ROWS, Bench, Case
+from tests.mistakes.bench import OUT, PAIRS, ROWS, RUN, Bench, Case
 
 LINE = json.dumps(ROWS[0]) + "\n"
 
@@ -106,4 +106,7 @@ CASES: dict[str, Case] = {
     ],
     "bench-without-pairs": lambda b: ["reward-bench", "length", "--dataset-name", b.rows(ROWS)],
     "winrate-one-prompt": lambda b: b.winrate(b.tiny, b.tiny, ROWS[:1]),
+    "safety-prompts-twice": lambda b: b.safety(b.tiny, 0.5, [*ROWS, *ROWS[:2]]),
+    "safety-trained-on": lambda b: [b.ran(b.sft()), *b.safety(RUN, 0.5)][1:],
+    "safety-not-shown": lambda b: b.safety(b.tiny, 0.5),
 }

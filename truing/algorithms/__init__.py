@@ -15,7 +15,7 @@ from truing.algorithms.comparison import (
     soft_bradley_terry,
     tied_pairs,
 )
-from truing.algorithms.controllers import KLController, Moments
+from truing.algorithms.controllers import KLController, Lagrange, Moments
 from truing.algorithms.group import (
     batch_scaled,
     centred,
@@ -41,6 +41,7 @@ from truing.algorithms.tokens import (
 
 __all__ = [
     "KLController",
+    "Lagrange",
     "Moments",
     "batch_scaled",
     "bradley_terry",

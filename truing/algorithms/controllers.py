@@ -6,7 +6,11 @@ save, and the class called with it what to load.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
 
 
 class KLController(NamedTuple):
@@ -37,6 +41,45 @@ class KLController(NamedTuple):
             )
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return self._replace(coef=self.coef * (1 + error * episodes / self.horizon))
+
+
+class Lagrange(NamedTuple):
+    """The price of a constraint, ``E cost <= threshold``: it rises while the constraint is broken.
+
+    Formula: ``ln lambda <- ln lambda + lr lambda (cost - threshold)``, and never above ``most``.
+    What is learnt from is then ``(r - lambda c - beta KL) / (1 + lambda)``: the division keeps the
+    size of a step, and moves no optimum. Where both have settled, the policy is the best of those
+    that keep the constraint, or lambda is near 0 and it costs nothing.
+    Source: Dai et al. 2023 (Safe RLHF, arXiv:2310.12773), section 3.3 and its appendix.
+    Differs: they keep the KL penalty whole, half of it in the reward and half in minus the cost, so
+    that a higher price ties the policy to the reference more than the problem says; here all of it
+    is divided.
+    """
+
+    coef: float = 1.0
+    threshold: float = 0.0
+    lr: float = 0.01
+    most: float | None = None
+
+    def after(self, cost: float) -> "Lagrange":
+        """The price once a mean ``cost`` has been seen.
+
+        Raises ValueError for a cost that is no finite number, and for a coef, lr or ``most`` that
+        is not positive.
+        """
+        most = math.inf if self.most is None else self.most
+        if not (self.coef > 0 and self.lr > 0 and most > 0 and math.isfinite(cost)):
+            raise ValueError(
+                f"lambda, its rate and its bound must be positive and the cost finite, got "
+                f"{self.coef}, {self.lr}, {self.most} and {cost}"
+            )
+        step = self.lr * self.coef * (cost - self.threshold)
+        # One step of e is far already; more would leave the range of numbers.
+        return self._replace(coef=min(self.coef * math.exp(min(step, 1.0)), most))
+
+    def combined(self, reward: Number, cost: Number) -> Number:
+        """What a response is paid: ``(r - lambda c) / (1 + lambda)``, of numbers or tensors."""
+        return (reward - self.coef * cost) / (1 + self.coef)
 
 
 class Moments(NamedTuple):

@@ -12,7 +12,7 @@ from truing.generation.sample import complete
 from truing.models.loading import Loading, resolve
 from truing.models.model import load_policy
 from truing.rewards import load_reward, score, simulated
-from truing.settings_judging import WinrateConfig
+from truing.settings_judging import SafetyConfig, WinrateConfig
 from truing.stats.ratings import length_controlled_win_rate, numbered, win_rate
 from truing.writing import check_output, write_json
 
@@ -37,7 +37,7 @@ def run(config: WinrateConfig) -> dict[str, Any]:
     reward = load_reward(config.reward, Loading.of(config).beside())
     texts, scores = {}, {}
     for side, name in (("a", config.run_a), ("b", config.run_b)):
-        texts[side] = _completions(config, side, name, rows)
+        texts[side] = completions(config, name, rows, f"winrate {side}")
         scores[side] = score(reward, prompts, texts[side])
     lengths = {side: [len(text.split()) for text in texts[side]] for side in texts}
     clusters = numbered(prompts)
@@ -78,7 +78,10 @@ def run(config: WinrateConfig) -> dict[str, Any]:
     return figures
 
 
-def _completions(config: WinrateConfig, side: str, name: str, rows: Sequence[Prompt]) -> list[str]:
+def completions(
+    config: WinrateConfig | SafetyConfig, name: str, rows: Sequence[Prompt], stream: str
+) -> list[str]:
+    """What the model ``name`` answers to each prompt; ``stream`` names its random numbers."""
     policy = load_policy(name, Loading.of(config))
     encoder = Encoder(policy.tokenizer, template=config.chat_template)
     sampling = Sampling(
@@ -86,7 +89,7 @@ def _completions(config: WinrateConfig, side: str, name: str, rows: Sequence[Pro
         top_p=config.top_p,
         max_completion_length=config.max_completion_length,
         seed=config.seed,
-        stream=f"winrate {side}",
+        stream=stream,
     )
     done = complete(
         policy,
