@@ -153,7 +153,9 @@ class Estimator:
         clipping, which might swallow them."""
         score_B = self.ended(episodes, score_B)
         if self.price is not None:
-            score_B = self.price.combined(score_B, torch.tensor(costs(episodes)).double())
+            score_B = self.price.combined(
+                score_B, torch.tensor(costs(episodes), dtype=torch.float64)
+            )
         logp_BT, ref_logp_BT, value_BT = (
             pad_sequence([getattr(e, name) for e in episodes], batch_first=True)
             for name in ("logp_T", "ref_logp_T", "value_T")
