@@ -89,6 +89,24 @@ class ScoreTopic(Topic):
     )
 
 
+class CostTopic(Topic):
+    """Cost: what is to stay low while the score rises (docs/safety.md)"""
+
+    cost: str | None = Field(
+        None,
+        description="Who says what a response costs: the folder of a cost model, the name of a "
+        "rule, or module:function. None: nothing is constrained.",
+    )
+    cost_threshold: float = Field(0.0, description="The mean cost that may be.")
+    lambda_init: float = Field(
+        1.0, gt=0, description="Price of a unit of cost, in units of the score, at the start."
+    )
+    lambda_lr: float = Field(
+        0.1, gt=0, description="How fast the price follows: of ln lambda, per unit of cost."
+    )
+    lambda_max: float | None = Field(None, gt=0, description="Bound on the price. None: no bound.")
+
+
 class KlTopic(Topic):
     """KL: the tie to the reference policy, in the reward, in the loss or in both"""
 
@@ -197,7 +215,7 @@ class GroupTopic(Topic):
 
 
 class OnlineConfig(
-    RolloutTopic, ScoreTopic, KlTopic, PolicyGradientTopic, PretrainTopic, TrainingConfig
+    RolloutTopic, ScoreTopic, CostTopic, KlTopic, PolicyGradientTopic, PretrainTopic, TrainingConfig
 ):
     """What learning from a reward asks for, whatever the estimator."""
 
@@ -251,7 +269,14 @@ class OnlineConfig(
     @model_validator(mode="after")
     def _agree(self) -> Self:
         episodes = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        priced = ("cost_threshold", "lambda_init", "lambda_lr", "lambda_max")
+        fields = type(self).model_fields
+        idle = [n for n in priced if getattr(self, n) != fields[n].default and not self.cost]
         complaints = {
+            f"{', '.join(idle)} has no effect without cost": idle,
+            f"lambda_max ({self.lambda_max}) lies below lambda_init ({self.lambda_init})": (
+                self.lambda_max is not None and self.lambda_max < self.lambda_init
+            ),
             f"reward_weights must be as many as rewards: got {len(self.reward_weights)} for "
             f"{len(self.reward)}": self.reward_weights
             and len(self.reward_weights) != len(self.reward),

@@ -6,7 +6,11 @@ save, and the class called with it what to load.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
 
 
 class KLController(NamedTuple):
@@ -73,8 +77,8 @@ class Lagrange(NamedTuple):
         # One step of e is far already; more would leave the range of numbers.
         return self._replace(coef=min(self.coef * math.exp(min(step, 1.0)), most))
 
-    def combined(self, reward: float, cost: float) -> float:
-        """What a response is paid: ``(r - lambda c) / (1 + lambda)``."""
+    def combined(self, reward: Number, cost: Number) -> Number:
+        """What a response is paid: ``(r - lambda c) / (1 + lambda)``, of numbers or tensors."""
         return (reward - self.coef * cost) / (1 + self.coef)
 
 

@@ -32,11 +32,17 @@ class Cast(NamedTuple):
     actor: ActorCritic
     reference: Policy | None  # None: the policy itself, its adapters switched off
     rewards: list[Reward]
+    cost: Reward | None
     encoder: Encoder
     prompts: list[Prompted]
     held_out: list[Prompted]
     ptx: list[Tokens]
     parents: list[Parent]
+
+    @property
+    def judges(self) -> list[Reward]:
+        """The rewards, and the cost behind them if there is one."""
+        return self.rewards + ([self.cost] if self.cost else [])
 
     @property
     def onlookers(self) -> dict[str, nn.Module]:
@@ -46,6 +52,7 @@ class Cast(NamedTuple):
         roles: dict[str, nn.Module] = {
             f"reward {i}" if several else "reward": model for i, model in enumerate(judges, 1)
         }
+        roles |= {"cost": self.cost.model} if isinstance(self.cost, ModelReward) else {}
         return roles | ({"reference": self.reference} if self.reference else {})
 
     def reference_logp(self, layout: Layout, temperature: float) -> Tensor:
@@ -76,7 +83,9 @@ def casting(
         shown = encode_prompts(held_out, encoder, config.response_length) if held_out else []
     plain = Loading.of(config).beside()
     rewards = [load_reward(name, plain) for name in config.reward]
-    for name, reward in zip(config.reward, rewards, strict=True):
+    cost = load_reward(config.cost, plain) if config.cost else None
+    asked = [*zip(config.reward, rewards, strict=True), *([(config.cost, cost)] if cost else [])]
+    for name, reward in asked:
         if isinstance(reward, ModelReward):
             reward.batch_size = config.local_rollout_forward_batch_size
             check_reads(name, reward, [*prompts, *shown])
@@ -95,6 +104,7 @@ def casting(
         setup.adapt(config, value)
     ptx, origins = pretraining_rows(config, encoder)
     parents += [*(Parent.of("reward", name) for name in config.reward), *origins]
+    parents += [Parent.of("cost", config.cost)] if config.cost else []
     if critic and config.value_model not in ("auto", "policy", "reward"):
         parents.append(Parent.of("value", config.value_model))
     actor = ActorCritic(
@@ -103,7 +113,7 @@ def casting(
         entropy_counts=config.entropy_coef > 0,
         readers=[reference] if reference else [],
     )
-    return Cast(actor, reference, rewards, encoder, prompts, shown, ptx, parents)
+    return Cast(actor, reference, rewards, cost, encoder, prompts, shown, ptx, parents)
 
 
 def onlooker(config: Any, policy: Policy) -> tuple[Policy | None, list[Parent]]:

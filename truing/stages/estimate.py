@@ -19,7 +19,7 @@ from truing.algorithms.advantages import (
     token_rewards,
     whiten,
 )
-from truing.algorithms.controllers import KLController, Moments
+from truing.algorithms.controllers import KLController, Lagrange, Moments
 from truing.algorithms.group import batch_scaled, centred, flat_groups, group_scaled, overlong
 from truing.algorithms.policy import explained_variance
 from truing.algorithms.tokens import k1, k2, k3, sequence_sum
@@ -86,18 +86,19 @@ class Estimator:
         self.weights = config.reward_weights or [1.0] * len(config.reward)
         self.controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.moments = Moments()
+        price = (config.lambda_init, config.cost_threshold, config.lambda_lr, config.lambda_max)
+        self.price = Lagrange(*price) if config.cost else None
 
     def __call__(self, episodes: Sequence[Episode]) -> tuple[list[Lesson], dict[str, float]]:
         """Lessons in the order of the episodes. Moves the moments before, the controller after."""
         raw = self.raw_scores(episodes)
         self.moments = self.moments.after(raw)
         x = self.experience(episodes, torch.tensor(self.shaped(raw), dtype=torch.float64))
-        coef = self.controller.coef
-        advantage_BT = self.recipe.advantage(x, self.config, coef)
+        advantage_BT = self.recipe.advantage(x, self.config, self.coef)
         by_response = advantage_BT.shape[1] == 1
         mask_BT = torch.ones_like(advantage_BT).bool() if by_response else x.mask_BT
         return_BT = advantage_BT + x.value_BT
-        figures = self.figures(episodes, raw, x) | {"objective/kl_coef": coef}
+        figures = self.figures(episodes, raw, x) | {"objective/kl_coef": self.controller.coef}
         if self.recipe.critic:
             worth = explained_variance(x.value_BT, return_BT, x.mask_BT)
             figures["critic/vf_explained_var"] = float(worth)
@@ -125,11 +126,19 @@ class Estimator:
             for i, e in enumerate(episodes)
         ]
         self.controller = self.controller.after(figures["objective/kl"], len(episodes))
+        if self.price is not None:
+            self.price = self.price.after(figures["objective/cost"])
         return lessons, figures
 
+    @property
+    def coef(self) -> float:
+        """What a nat of KL costs, on the scale of what is paid."""
+        return self.controller.coef / (1 + (self.price.coef if self.price else 0.0))
+
     def raw_scores(self, episodes: Sequence[Episode]) -> list[float]:
-        """The weighted sum of each episode's rewards, as they came."""
-        return [sum(w * s for w, s in zip(self.weights, e.scores, strict=True)) for e in episodes]
+        """The weighted sum of each episode's rewards, as they came. A cost behind them has no
+        weight."""
+        return [sum(w * s for w, s in zip(self.weights, e.scores, strict=False)) for e in episodes]
 
     def shaped(self, scores: Sequence[float]) -> list[float]:
         """Scores as they are paid: scaled and clipped where the settings say so."""
@@ -143,6 +152,10 @@ class Estimator:
         """The episodes as tensors. The penalties for their ends come after any scaling and
         clipping, which might swallow them."""
         score_B = self.ended(episodes, score_B)
+        if self.price is not None:
+            score_B = self.price.combined(
+                score_B, torch.tensor(costs(episodes), dtype=torch.float64)
+            )
         logp_BT, ref_logp_BT, value_BT = (
             pad_sequence([getattr(e, name) for e in episodes], batch_first=True)
             for name in ("logp_T", "ref_logp_T", "value_T")
@@ -176,10 +189,13 @@ class Estimator:
         """What TRL logs of a rollout, by its names, and what one should look at besides."""
         finished = [e.finished for e in episodes]
         scores = self.ended(episodes, torch.tensor(raw, dtype=torch.float64))
-        paid = -self.controller.coef * float(sequence_sum(x.kl_BT, x.mask_BT).mean())
+        paid = -self.coef * float(sequence_sum(x.kl_BT, x.mask_BT).mean())
         lengths = [len(e.logp_T) for e in episodes]
         columns = zip(*(e.scores for e in episodes), strict=True)
-        return {
+        priced: dict[str, float] = {}
+        if self.price is not None:
+            priced = {"objective/cost": fmean(costs(episodes)), "lagrange/lambda": self.price.coef}
+        return priced | {
             "objective/kl": fmean(float((e.logp_T - e.ref_logp_T).sum()) for e in episodes),
             "objective/entropy": fmean(-float(e.logp_T.sum()) for e in episodes),
             "objective/non_score_reward": paid,
@@ -187,7 +203,7 @@ class Estimator:
             "objective/scores": float(scores.mean()),
             **{
                 f"rewards/{n}/mean": fmean(c)
-                for n, c in zip(self.config.reward, columns, strict=True)
+                for n, c in zip(self.config.reward, columns, strict=False)
             },
             "val/num_eos_tokens": float(sum(finished)),
             "completions/eos_rate": fmean(finished),
@@ -203,9 +219,17 @@ class Estimator:
 
     def state(self) -> dict[str, Any]:
         """What a later run would have to know to go on."""
-        return {"kl_controller": self.controller._asdict(), "scores": self.moments._asdict()}
+        found = {"kl_controller": self.controller._asdict(), "scores": self.moments._asdict()}
+        return found | ({"price": self.price._asdict()} if self.price else {})
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.controller = KLController(**state["kl_controller"])
         self.moments = Moments(**state["scores"])
+        if self.price is not None:
+            self.price = Lagrange(**state["price"])
+
+
+def costs(episodes: Sequence[Episode]) -> list[float]:
+    """What each response costs: the cost is asked behind the rewards."""
+    return [e.scores[-1] for e in episodes]

@@ -84,7 +84,7 @@ class Online:
             cast.actor,
             partial(cast.reference_logp, temperature=config.temperature),
             cast.encoder,
-            cast.rewards,
+            cast.judges,
             config,
         )
         self.estimator = Estimator(config, recipe)
@@ -216,7 +216,7 @@ class Online:
         size = self.config.per_device_eval_batch_size
         episodes = self.collector.collect(self.cast.held_out, stream="eval", batch_size=size)
         figures = self.estimator.figures_of(episodes)
-        kept = ("objective/kl", "objective/scores", "completions/")
+        kept = ("objective/kl", "objective/scores", "objective/cost", "completions/")
         return {f"eval_{k}": v for k, v in figures.items() if k.startswith(kept)}
 
     def look(self) -> dict[str, float]:
@@ -277,7 +277,7 @@ def run(config: OnlineConfig, *, watch: setup.Watch | None = None) -> Run | outl
     dataset, held_out = setup.datasets(config, Prompt)
     recipe = RECIPES[config.recipe]
     cast = casting(config, dataset, held_out, critic=recipe.critic)
-    if any(map(simulated, cast.rewards)):
+    if any(map(simulated, cast.judges)):
         noted = {**dataset.noted, SIMULATED_REWARD: dataset.row_numbers}
         dataset = replace(dataset, noted=noted)
     say_what_begins_anew(config)
