@@ -62,6 +62,11 @@ COMMANDS: dict[str, Command] = {
         "truing.stages.preference:run",
         "improve a model from comparisons directly",
     ),
+    "kto": Command(
+        settings.KtoConfig,
+        "truing.stages.unpaired:run",
+        "improve a model from thumbs up and down directly",
+    ),
     "ppo": Command(
         settings_online.PpoConfig,
         "truing.stages.online:run",

@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 
 from truing.config import check, to_yaml
 from truing.run import Run
-from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
+from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig, TrainingConfig
 from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages import online, preference, reward, sft
+from truing.stages import online, preference, reward, sft, unpaired
 
 Write = Callable[..., str]
 STAGES: dict[str, tuple[type[TrainingConfig], Any]] = {
     "sft": (SftConfig, sft.run),
     "dpo": (DpoConfig, preference.run),
+    "kto": (KtoConfig, unpaired.run),
     "reward": (RewardConfig, reward.run),
     "ppo": (PpoConfig, online.run),
     "rloo": (RlooConfig, online.run),
@@ -42,12 +43,12 @@ WORKER = """
 import sys
 from accelerate.state import AcceleratorState
 from truing.config import from_yaml
-from truing.settings import DpoConfig, RewardConfig, SftConfig
+from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig
 from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages import online, preference, reward, sft
+from truing.stages import online, preference, reward, sft, unpaired
 stages = {"ppo": (PpoConfig, online.run), "rloo": (RlooConfig, online.run),
           "sft": (SftConfig, sft.run), "dpo": (DpoConfig, preference.run),
-          "reward": (RewardConfig, reward.run)}
+          "reward": (RewardConfig, reward.run), "kto": (KtoConfig, unpaired.run)}
 for path in sys.argv[1:]:
     config, run = stages[path.rsplit("/", 1)[-1].removesuffix(".yaml")]
     run(from_yaml(config, path))
@@ -91,7 +92,9 @@ def rows_of(stage: str, jsonl: Write, name: str, count: int) -> str:
     words = ["the", "cat in", "a b c d e", "on"]
     texts = [" " + " ".join(words[(i * j) % 4] for j in range(1, 2 + i % 5)) for i in range(20)]
     rows = [{"prompt": f"p{i}", "completion": texts[i]} for i in range(count)]
-    if stage != "sft":
+    if stage == "kto":
+        rows = [row | {"label": i % 3 > 0} for i, row in enumerate(rows)]
+    elif stage != "sft":
         rows = [
             {"prompt": f"p{i}", "chosen": texts[i], "rejected": texts[i + 7] + "!"}
             for i in range(count)
