@@ -45,6 +45,7 @@ STAIRS = {
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
     *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings", "verify"),
+    "stats.best_of",
     *("settings_judging", "settings_online", "settings_preference", "settings_reward", "writing"),
     *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),

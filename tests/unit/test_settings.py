@@ -21,6 +21,7 @@ COMMANDS = {
     settings.DpoConfig: {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"},
     settings.KtoConfig: {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"},
     settings_judging.SampleConfig: {"model_name_or_path": "m", "prompts": "p", "output_file": "f"},
+    settings_judging.BestConfig: {"samples": "s", "reward": "r", "output_file": "f"},
     settings_judging.CompareConfig: {"samples": "s", "reward": "r", "output_file": "f"},
     settings_judging.WinrateConfig: {"run_a": "a", "run_b": "b", "reward": "r", "prompts": "p"},
     settings.QuickstartConfig: {},

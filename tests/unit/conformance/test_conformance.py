@@ -89,6 +89,7 @@ def test_everything_passes_with_room(capsys: pytest.CaptureFixture[str]) -> None
     for name in (*DIRECT, "kto", "ppo", "rloo"):
         assert f"\n{name}, tree" in shown
         assert f"`{name}`" in page
+    assert "\nbest of n " in shown
     for name in SCORES:
         assert f"\n{name} " in shown
         assert name in page
