@@ -22,14 +22,15 @@ from accelerate.state import AcceleratorState
 
 from tests.invariance import CASES, MIXED, Stage, double
 from truing.config import from_yaml
-from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
+from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig, TrainingConfig
 from truing.settings_group import GrpoConfig
 from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages import online, preference, reward, sft
+from truing.stages import online, preference, reward, sft, unpaired
 
 STAGES: dict[str, tuple[type[TrainingConfig], Any]] = {
     "sft": (SftConfig, sft.run),
     "dpo": (DpoConfig, preference.run),
+    "kto": (KtoConfig, unpaired.run),
     "reward": (RewardConfig, reward.run),
     "ppo": (PpoConfig, online.run),
     "rloo": (RlooConfig, online.run),

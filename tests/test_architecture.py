@@ -51,7 +51,7 @@ TORCH_FREE = (
     "settings_reward",
     *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
-    *("stats.bounds", "stats.ratings"),
+    *("stats.best_of", "stats.bounds", "stats.ratings"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )
 FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 9000

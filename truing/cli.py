@@ -44,6 +44,11 @@ COMMANDS: dict[str, Command] = {
         "truing.feedback.collect:compare",
         "turn samples into comparisons by asking a reward",
     ),
+    "best": Command(
+        settings_judging.BestConfig,
+        "truing.feedback.best:best",
+        "keep the best of each prompt's samples by a reward",
+    ),
     "convert": Command(
         settings_judging.ConvertConfig,
         "truing.feedback.convert:run",
@@ -61,6 +66,11 @@ COMMANDS: dict[str, Command] = {
         settings.DpoConfig,
         "truing.stages.preference:run",
         "improve a model from comparisons directly",
+    ),
+    "kto": Command(
+        settings.KtoConfig,
+        "truing.stages.unpaired:run",
+        "improve a model from thumbs up and down directly",
     ),
     "ppo": Command(
         settings_online.PpoConfig,

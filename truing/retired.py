@@ -148,9 +148,12 @@ _ADVICE: list[tuple[str, str]] = [
     ),
     ("packing completion_only_loss", "only sft has it"),
     ("loss_type", "only dpo, reward and grpo have it"),
-    ("beta label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
+    ("beta", "only dpo and kto have it"),
+    ("label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
+    ("desirable_weight undesirable_weight", "only kto has it"),
     ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),
-    ("center_rewards_coefficient ties standardize_ratings", "only reward has it"),
+    ("center_rewards_coefficient standardize_ratings", "only reward has it"),
+    ("ties", "only reward and dpo have it"),
     ("num_generations temperature top_p", "only the commands that sample have it"),
 ]
 

@@ -18,7 +18,7 @@ from truing.data.schema import Text
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.loading import Loading
 from truing.settings import TokenizerTopic
-from truing.settings_judging import CompareConfig, RewardBenchConfig
+from truing.settings_judging import BestConfig, CompareConfig, RewardBenchConfig
 
 
 class Reward(Protocol):
@@ -85,7 +85,7 @@ def simulated(reward: Reward) -> bool:
     return isinstance(reward, ModelReward) and reward.model.simulated
 
 
-def judge(config: CompareConfig | RewardBenchConfig) -> Reward:
+def judge(config: BestConfig | CompareConfig | RewardBenchConfig) -> Reward:
     """The reward of a command that has no other model: the tokenizer's settings are about it."""
     reward = load_reward(config.reward, Loading.of(config), template=config.chat_template)
     names = TokenizerTopic.model_fields

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from truing.config import Topic
 from truing.retired import RETIRED
-from truing.settings_preference import PreferenceTopic
+from truing.settings_preference import PreferenceTopic, UnpairedTopic
 from truing.settings_reward import RewardTopic
 
 
@@ -316,6 +316,15 @@ class DpoConfig(PreferenceTopic, TrainingConfig):
         1e-6, gt=0, description="Peak learning rate (as TRL for DPO; with LoRA try 1e-5)."
     )
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the comparisons (TRL: 3).")
+
+
+class KtoConfig(UnpairedTopic, TrainingConfig):
+    """Improve a policy from thumbs up and down, without a reward model."""
+
+    learning_rate: float = Field(
+        1e-6, gt=0, description="Peak learning rate (as TRL for KTO; with LoRA try 1e-5)."
+    )
+    num_train_epochs: float = Field(1.0, gt=0, description="Passes over the rows (TRL: 3).")
 
 
 class QuickstartConfig(CommandTopic):

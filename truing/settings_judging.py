@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from truing.config import Topic
 from truing.settings import CommandTopic, LoadTopic, ModelTopic
 
+# How sure a reward must be of a pair, and what its differences are divided by.
+ETA, TAU = 0.85, 1.0
+
 
 def _reward() -> Any:
     return Field(
@@ -65,10 +68,42 @@ class CompareConfig(LoadTopic, CommandTopic):
     output_file: str = Field(
         description="File to write: jsonl rows of prompt, chosen, rejected and their provenance."
     )
-    pairs: Literal["best_worst", "all"] = Field(
+    pairs: Literal["best_worst", "all", "reward_gap"] = Field(
         "best_worst",
-        description="Pairs per prompt: the best with the worst, or each with each. Equal scores "
-        "give no pair; they are counted.",
+        description="Pairs per prompt: the best with the worst, each with each, or of those the "
+        "pairs that the reward is sure of (RS-DPO). Equal scores give no pair; they are counted.",
+    )
+    gap_temperature: float | None = Field(
+        None,
+        gt=0,
+        description="reward_gap: what a difference of rewards is divided by (the paper's tau). "
+        f"None: {TAU:g}.",
+    )
+    gap_threshold: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1,
+        description="reward_gap: a pair is kept if sigmoid(difference / gap_temperature) is at "
+        f"least this (the paper's eta). None: {ETA}.",
+    )
+
+    @model_validator(mode="after")
+    def _gap_needs_pairs(self) -> Self:
+        for name in ("gap_temperature", "gap_threshold"):
+            if getattr(self, name) is not None and self.pairs != "reward_gap":
+                raise ValueError(f"{name} has no effect without pairs: reward_gap")
+        return self
+
+
+class BestConfig(LoadTopic, CommandTopic):
+    """Best: keep the best of each prompt's samples by a reward, to be imitated"""
+
+    samples: str = Field(
+        description="File that `truing sample` wrote, with two or more per prompt."
+    )
+    reward: str = _reward()
+    output_file: str = Field(
+        description="File to write: jsonl rows of prompt, completion and their provenance."
     )
 
 

@@ -1,4 +1,4 @@
-"""The settings of learning from comparisons directly, and what each loss of `truing dpo` takes."""
+"""The settings of learning from judgements directly: of dpo, what each loss takes, and of kto."""
 
 from typing import Literal, Self
 
@@ -6,10 +6,12 @@ from pydantic import Field, model_validator
 
 from truing.config import Topic
 
-LossType = Literal["sigmoid", "robust", "ipo", "ipo_mean", "hinge", "simpo", "cpo", "orpo"]
+LossType = Literal[
+    "sigmoid", "robust", "ipo", "ipo_mean", "hinge", "simpo", "cpo", "orpo", "plackett_luce"
+]
 # What each loss_type acts on, with its authors' numbers (of ipo, ipo_mean and hinge: TRL's). Of the
 # settings that only some losses know, those that stand here are taken and the others refused.
-LOSSES: dict[str, dict[str, float]] = {
+LOSSES: dict[str, dict[str, float | str]] = {
     "sigmoid": {"beta": 0.1, "label_smoothing": 0.0},
     "robust": {"beta": 0.1, "label_smoothing": 0.1},
     "ipo": {"beta": 0.1},
@@ -18,10 +20,11 @@ LOSSES: dict[str, dict[str, float]] = {
     "simpo": {"beta": 2.0, "simpo_gamma": 1.0, "learning_rate": 6e-7},
     "cpo": {"beta": 0.1, "cpo_alpha": 1.0},
     "orpo": {"beta": 0.1, "learning_rate": 5e-6},
+    "plackett_luce": {"beta": 0.1, "ties": "drop"},
 }
 WITHOUT_REFERENCE = ("simpo", "cpo", "orpo")
 # Settings that not all losses know; None where they are not given.
-PARTICULAR = ("label_smoothing", "simpo_gamma", "cpo_alpha")
+PARTICULAR = ("label_smoothing", "simpo_gamma", "cpo_alpha", "ties")
 
 
 class PreferenceTopic(Topic):
@@ -31,7 +34,8 @@ class PreferenceTopic(Topic):
         "sigmoid",
         description="sigmoid: DPO, or cDPO with label_smoothing; robust: DPO corrected for flipped "
         "labels; ipo: IPO on sums over tokens, as its paper; ipo_mean: on means over tokens, which "
-        "TRL calls ipo; hinge: SLiC and RSO; and without a reference simpo, cpo and orpo. "
+        "TRL calls ipo; hinge: SLiC and RSO; plackett_luce: DPO on whole rankings, which the "
+        "others read as their pairs; and without a reference simpo, cpo and orpo. "
         "docs/dpo.md has them all.",
     )
     beta: float = Field(
@@ -53,6 +57,11 @@ class PreferenceTopic(Topic):
     )
     cpo_alpha: float | None = Field(
         None, ge=0, description="Weight of the imitation of the chosen in cpo. None: 1."
+    )
+    ties: Literal["drop", "breslow"] | None = Field(
+        None,
+        description="Rankings with answers that share a rank, in plackett_luce. drop: left out; "
+        "breslow: each of those that tie is chosen from all of them and the rest. None: drop.",
     )
     ref_model_name_or_path: str | None = Field(
         None,
@@ -100,3 +109,31 @@ class PreferenceTopic(Topic):
             "alpha": self.cpo_alpha,
         }
         return {name: value for name, value in every.items() if value is not None}
+
+
+class UnpairedTopic(Topic):
+    """Thumbs up and down"""
+
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description="Strength of the tie to the reference policy (per nat of log-ratio).",
+    )
+    desirable_weight: float = Field(
+        1.0, gt=0, description="Weight of the responses with a thumb up (the paper's lambda_D)."
+    )
+    undesirable_weight: float = Field(
+        1.0,
+        gt=0,
+        description="Weight of those with a thumb down (lambda_U). desirable_weight times the "
+        "number of the first over this times the number of the others should lie from 1 to 4/3.",
+    )
+    ref_model_name_or_path: str | None = Field(
+        None, description="Reference policy. None: the model that training starts from."
+    )
+
+    @property
+    def loss_options(self) -> dict[str, float]:
+        """What the loss is given besides log-probs."""
+        names = ("beta", "desirable_weight", "undesirable_weight")
+        return {name: getattr(self, name) for name in names}

@@ -38,6 +38,7 @@ from truing.algorithms.tokens import (
     sequence_sum,
     token_logp,
 )
+from truing.algorithms.unpaired import kto, kto_baseline
 
 __all__ = [
     "KLController",
@@ -61,6 +62,8 @@ __all__ = [
     "k1",
     "k2",
     "k3",
+    "kto",
+    "kto_baseline",
     "leave_one_out",
     "log_odds_ratio",
     "missing_eos",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from truing.conformance import group_rows, online
-from truing.conformance.direct import DIRECT, Direct, minimised
+from truing.conformance import best_of_n, group_rows, online, unpaired
+from truing.conformance.direct import DIRECT, Direct, minimised, ranked_rows
 from truing.conformance.scores import SCORES, distance
 from truing.conformance.spaces import Space, tree
 
@@ -127,5 +127,6 @@ def checks(*, quick: bool) -> Iterator[Check]:
     yield from score_checks()
     for name, of in DIRECT.items():
         yield from direct_checks(name, of)
+    yield from (Check(*row) for row in (*ranked_rows(), *unpaired.rows(), *best_of_n.rows()))
     yield from online_checks(quick=quick)
     yield from (Check(*row) for row in group_rows.rows(quick=quick))

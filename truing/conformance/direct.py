@@ -5,14 +5,25 @@ two wins (Bradley-Terry on the true reward, a share of the labels turned round i
 is the loss on infinitely many labels, and where it is least is the method's fixed point.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import combinations, permutations
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truing.algorithms import bradley_terry, cdpo, dpo, ipo, log_odds_ratio, robust_dpo, simpo
+from truing.algorithms import (
+    bradley_terry,
+    cdpo,
+    dpo,
+    ipo,
+    log_odds_ratio,
+    plackett_luce,
+    robust_dpo,
+    simpo,
+)
 from truing.conformance.spaces import Space, bandit, draw, least, tree
 
 # fn(logp_chosen_B, logp_rejected_B, ref_logp_chosen_B, ref_logp_rejected_B, *, beta) -> loss_B
@@ -205,3 +216,71 @@ DIRECT: dict[str, Direct] = {
         spaces=(tree,),
     ),
 }
+
+
+# --- rankings -------------------------------------------------------------------------------------
+
+# fn(score (O, K), rank (O, K)) -> loss (O,), on implicit rewards
+RankedLoss = Callable[[Tensor, Tensor], Tensor]
+K = 3
+RANKS_OK = torch.tensor(list(permutations(range(K))))
+
+
+def ranked_end(
+    space: Space, loss: RankedLoss = plackett_luce, *, scale: float = 1.0, reference: float = 1.0
+) -> float:
+    """KL from pi* to the policy at which a loss on all orders of all triples is least.
+
+    Triples are drawn unequally, and their orders come about by choosing the best of what is left
+    (Plackett-Luce on the true reward). ``scale``: times beta; ``reference``: times its log-probs.
+    """
+    triple_N3 = torch.tensor(list(combinations(range(len(space.reward_S)), K)))
+    weight_N = drawn(space)[triple_N3].prod(-1)
+    place_OK, rank_OK = RANKS_OK.argsort(-1), RANKS_OK
+    ordered_NOK = space.reward_S[triple_N3][:, place_OK]
+    left_NOK = ordered_NOK.flip(-1).logcumsumexp(-1).flip(-1)
+    chance_NO = weight_N[:, None] * (ordered_NOK - left_NOK).sum(-1).exp() / weight_N.sum()
+    every_NOK = rank_OK.expand(len(triple_N3), *rank_OK.shape)
+
+    def mean(table: Tensor) -> Tensor:
+        ratio_S = space.logps(table) - reference * space.ref_S
+        score_N3 = scale * space.beta * ratio_S[triple_N3]
+        score_NOK = score_N3[:, None].expand(every_NOK.shape)
+        loss_X = loss(score_NOK.reshape(-1, K), every_NOK.reshape(-1, K))
+        return (chance_NO.flatten() * loss_X).sum()
+
+    return space.divergence(space.logps(least(mean, space.reference)))
+
+
+def _from_all(score_XK: Tensor, rank_XK: Tensor) -> Tensor:
+    """Every choice among all, those that were taken away included."""
+    return (score_XK.logsumexp(-1, keepdim=True) - score_XK).sum(-1)
+
+
+def _neighbours(score_XK: Tensor, rank_XK: Tensor) -> Tensor:
+    """Each pair of neighbours in an order, as if they had been compared."""
+    score_XK = score_XK.gather(-1, rank_XK.argsort(-1))
+    return (
+        bradley_terry(score_XK[:, :-1].flatten(), score_XK[:, 1:].flatten()).view(-1, K - 1).sum(-1)
+    )
+
+
+def ranked_rows() -> Iterator[tuple[Any, ...]]:
+    """DPO on rankings in the table (`truing.conformance.checks.Check`)."""
+    for space in (bandit(), tree()):
+        yield (
+            f"dpo plackett_luce, {space.name}",
+            "population",
+            "pi_ref exp(r / beta) / Z",
+            1e-6,
+            partial(ranked_end, space),
+            {
+                "beta doubled": partial(ranked_end, space, scale=2.0),
+                "reference dropped": partial(ranked_end, space, reference=0.0),
+                "order turned over": partial(
+                    ranked_end, space, lambda score, rank: plackett_luce(score, K - 1 - rank)
+                ),
+                "every choice from all": partial(ranked_end, space, _from_all),
+                "pairs of neighbours": partial(ranked_end, space, _neighbours),
+            },
+        )

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 from truing.data import chats, labelling, trees
 from truing.data.dialogue import Notes
+from truing.data.records import ABOUT_ANSWERS
 from truing.data.schema import Comparison, Demonstration, Label, Ranking, Record
 from truing.data.sources import Row, Table, refuse
 
 # Columns of ours that answer a prompt: a row with both needs no dialect.
 _ANSWERS = ("completion", "chosen", "completions", "response", "answer")
-# Lists about the answers of a ranking, in their order: of a pair only its own two entries.
-ABOUT_ANSWERS = ("scores", "finish_reason")
 
 
 class Dialect(NamedTuple):
@@ -139,7 +138,7 @@ def _pairs(row: Row, notes: Notes) -> Iterator[Row]:
 
 
 def _of_pair(values: dict[str, Any], better: int, worse: int, k: int) -> dict[str, Any]:
-    """Lists about K answers, cut to the two of a pair, wherever they stand."""
+    """Lists about K answers (`ABOUT_ANSWERS`), cut to the two of a pair, wherever they stand."""
     values, provenance = dict(values), values.get("provenance")
     places = [values]
     if isinstance(provenance, dict) and isinstance(provenance.get("extra"), dict):

@@ -16,8 +16,16 @@ from typing import Any, TypeVar, cast, overload
 
 from truing.data.dialects import DIALECTS, translated, written
 from truing.data.dialogue import Notes
-from truing.data.records import columns_for, record_of
-from truing.data.schema import Comparison, Demonstration, Message, Prompt, Provenance, Record
+from truing.data.records import columns_for, labels_of, record_of
+from truing.data.schema import (
+    Comparison,
+    Demonstration,
+    Label,
+    Message,
+    Prompt,
+    Provenance,
+    Record,
+)
 from truing.data.sources import DataError, read, refuse, splits
 from truing.lineage import Parent
 from truing.writing import written as writable
@@ -99,14 +107,16 @@ def load(source: str | Path, kind: type[R], *, split: str = "train") -> Dataset[
     Columns: prompt + completion, messages, text, prompt + chosen + rejected (+ margin), prompt +
     completions + ranks (or scores), prompt + completion + label (true, false, 1, 0), prompt +
     completions + labels (steps), or those of a dialect (`truing.data.dialects`). Rankings also
-    serve as all their pairs, pairs as rankings of two, both as demonstrations of the best answer,
-    all as prompts. Raises DataError for other columns, a broken row, or when no row is left.
+    serve as all their pairs, pairs as rankings of two and as two labels, both as demonstrations of
+    the best answer, all as prompts. Raises DataError for other columns, a broken row, or when no
+    row is left.
     """
     notes = Notes()
     table = translated(read(source, split), kind, notes)
     needs = columns_for(table, kind)
     found = [(row.number, record_of(row, kind, needs, notes)) for row in table.rows]
-    kept = [(number, cast(R, record)) for number, record in found if record is not None]
+    read_as = ((n, [r] if kind is not Label else _labels(r)) for n, r in found if r is not None)
+    kept = [(number, cast(R, record)) for number, records in read_as for record in records]
     if not kept:
         came = f"no row could be used ({', '.join(notes.rows)})"
         refuse(table.name, came, "at least one usable row", "Look at the rows in the file.")
@@ -120,6 +130,10 @@ def load(source: str | Path, kind: type[R], *, split: str = "train") -> Dataset[
         source=str(Path(source).resolve() if Path(source).exists() else source),
         split=split,
     )
+
+
+def _labels(record: Record) -> Sequence[Record]:
+    return labels_of(record) if isinstance(record, Comparison) else [record]
 
 
 def _note_repeats(name: str, kept: Sequence[tuple[int, Record]], notes: Notes) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from truing.data.dialogue import LeftOut, Notes, Turns, align, blank, open_prompt, text_of
 from truing.data.schema import (
@@ -34,6 +34,8 @@ ALIASES: Mapping[str, Columns] = {
     "completion": ("response", "answer"),
     "completions": ("responses",),
 }
+# Lists about the answers of a row, in their order.
+ABOUT_ANSWERS = ("scores", "finish_reason")
 _OURS = {f.name for f in fields(Provenance)}
 
 
@@ -195,6 +197,33 @@ def _label(row: Row, notes: Notes) -> Label:
     return Label(prompt, completion, label, provenance)
 
 
+def _thumbs(row: Row, notes: Notes) -> Comparison:
+    """A pair whose two answers are to become labels (`labels_of`)."""
+    if row.values.get("chosen_probability") == 0.5:
+        raise LeftOut("a tie, which no label can tell")
+    pair = _comparison(row, notes)
+    notes.add(row, "pair read as two labels: chosen true, rejected false")
+    if pair.margin is not None:
+        notes.add(row, "margin, which no label can hold: not used")
+    return pair
+
+
+def _two_of(told: object) -> TypeGuard[list[object]]:
+    return isinstance(told, list) and len(told) == 2
+
+
+def labels_of(pair: Comparison) -> list[Label]:
+    """The chosen answer with a thumb up, the rejected with a thumb down."""
+    made: list[Label] = []
+    for i, answer in enumerate((pair.chosen, pair.rejected)):
+        own = {
+            name: told[i] if name in ABOUT_ANSWERS and _two_of(told) else told
+            for name, told in pair.provenance.extra.items()
+        }
+        made.append(Label(pair.prompt, answer, i == 0, replace(pair.provenance, extra=own)))
+    return made
+
+
 def _steps(row: Row, notes: Notes) -> Steps:
     given, labels = row.values["completions"], row.values["labels"]
     if not isinstance(given, list) or not given or not all(isinstance(s, str) for s in given):
@@ -298,7 +327,7 @@ READERS: dict[type[Record], dict[Columns, Reader]] = {
     },
     Comparison: {("chosen", "rejected"): _comparison},
     Ranking: {("completions", "ranks"): _ranking, ("chosen", "rejected"): _two},
-    Label: {("prompt", "completion", "label"): _label},
+    Label: {("prompt", "completion", "label"): _label, ("chosen", "rejected"): _thumbs},
     Steps: {("prompt", "completions", "labels"): _steps},
     Prompt: {
         ("chosen", "rejected"): _prompt,

@@ -4,15 +4,16 @@ from truing import console
 from truing.doctor.finding import Finding, tell
 from truing.doctor.mistakes import MISTAKES, mistakes
 from truing.doctor.plan import Stage, batches, duration, planned
-from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
+from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig, TrainingConfig
 from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages import online, preference, reward, sft
+from truing.stages import online, preference, reward, sft, unpaired
 
 STAGES: dict[str, tuple[type[TrainingConfig], Stage]] = {
     "sft": (SftConfig, sft.run),
     "reward": (RewardConfig, reward.run),
     "dpo": (DpoConfig, preference.run),
+    "kto": (KtoConfig, unpaired.run),
     "ppo": (PpoConfig, online.run),
     "rloo": (RlooConfig, online.run),
     "reinforce": (ReinforceConfig, online.run),

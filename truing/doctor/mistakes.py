@@ -25,6 +25,9 @@ FEW_STEPS = 10
 # Share of the memory that there is, above which other programs may end the run.
 FULL = 0.9
 
+# Stages that learn beside a reference.
+LEARNT = ("dpo", "kto", *ONLINE_STAGES)
+
 Mistake = Callable[[Plan], Finding | None]
 
 
@@ -88,9 +91,9 @@ def response_length(plan: Plan) -> Finding | None:
 
 def reference(plan: Plan) -> Finding | None:
     free = plan.stage == "dpo" and plan.settings["loss_type"] in WITHOUT_REFERENCE
-    tied = online(plan) or (plan.stage == "dpo" and not free)
+    tied = online(plan) or plan.stage == "kto" or (plan.stage == "dpo" and not free)
     stage = plan.origin.get("stage")
-    if not tied or plan.settings["ref_model_name_or_path"] or stage not in ("dpo", *ONLINE_STAGES):
+    if not tied or plan.settings["ref_model_name_or_path"] or stage not in LEARNT:
         return None
     return Finding(
         "reference",
@@ -197,7 +200,7 @@ def epochs(plan: Plan) -> Finding | None:
 
 
 def nothing_held_out(plan: Plan) -> Finding | None:
-    if plan.stage not in ("reward", "dpo", "sft") or "evaluation_rows" in plan.ahead.data:
+    if plan.stage not in ("reward", "dpo", "kto", "sft") or "evaluation_rows" in plan.ahead.data:
         return None
     return Finding(
         "nothing_held_out",

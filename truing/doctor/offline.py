@@ -46,7 +46,7 @@ TOGETHER = 0.1
 FROM_LN2 = ("sigmoid", "robust")
 # Losses that are the negative log-likelihood of what was judged, in nats.
 LIKELIHOODS = ("sigmoid", "bradley_terry", "plackett_luce")
-TIED = ("sigmoid", "robust", "ipo", "hinge")
+TIED = ("sigmoid", "robust", "ipo", "hinge", "plackett_luce")
 
 
 def loss_type(h: History) -> str:
@@ -121,8 +121,8 @@ def loss_gap(h: History) -> Finding | None:
 def no_end_learnt(h: History) -> Finding | None:
     """Most responses come without an end."""
     cut = h.count("responses cut when sampled: no end is learnt")
-    # A pair has two responses, a demonstration one.
-    responses = h.data_rows * (1 if h.stage == "sft" else 2)
+    # A pair has two responses, a demonstration or a label one.
+    responses = h.data_rows * (1 if h.stage in ("sft", "kto") else 2)
     if not responses or cut <= NO_END * responses:
         return None
     return Finding(

@@ -9,6 +9,7 @@ _OF_STAGE: dict[str, tuple[Rule, ...]] = {
     "sft": offline.SFT,
     "reward": offline.REWARD,
     "dpo": offline.DPO,
+    "kto": offline.SFT,
     **dict.fromkeys(ONLINE_STAGES, _ONLINE),
 }
 

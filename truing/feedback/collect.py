@@ -12,7 +12,8 @@ from truing.generation.sample import complete
 from truing.models.loading import Loading
 from truing.models.model import load_policy
 from truing.rewards import ModelReward, judge, score, simulated
-from truing.settings_judging import CompareConfig, SampleConfig
+from truing.settings_judging import ETA, TAU, CompareConfig, SampleConfig
+from truing.stats.best_of import gap_probability
 from truing.writing import check_output
 
 # What `save` takes: found out before the work, not after it.
@@ -74,18 +75,16 @@ def compare(config: CompareConfig) -> Path:
     check_output(config.output_file, ENDINGS)
     rows = load(config.samples, Demonstration)
     reward = judge(config)
-    scores = score(
-        reward, [d.prompt for d in rows.rows], [_string(d.completion) for d in rows.rows]
-    )
+    scores = score(reward, [d.prompt for d in rows.rows], [spoken(d.completion) for d in rows.rows])
     groups: dict[Text, list[tuple[float, str, str]]] = {}
     for demonstration, value in zip(rows.rows, scores, strict=True):
         end = str(demonstration.provenance.extra.get("finish_reason", "unknown"))
-        judged = (value, _string(demonstration.completion), end)
+        judged = (value, spoken(demonstration.completion), end)
         groups.setdefault(demonstration.prompt, []).append(judged)
     source = "ai" if isinstance(reward, ModelReward) else "verifier"
     marked = simulated(reward)
     out: list[Comparison] = []
-    equal = 0
+    equal = unclear = 0
     for prompt, group in groups.items():
         best = sorted(group, key=lambda judged: -judged[0])
         chosen = [(best[0], best[-1])] if config.pairs == "best_worst" else combinations(best, 2)
@@ -93,9 +92,17 @@ def compare(config: CompareConfig) -> Path:
             if high == low or better == worse:
                 equal += 1
                 continue
+            if not clear(config, high, low):
+                unclear += 1
+                continue
             told: dict[str, object] = {"scores": [high, low], "finish_reason": [end, other_end]}
             who = Provenance(source, config.reward, simulated=marked, extra=told)
             out.append(Comparison(prompt, better, worse, provenance=who))
+    if not out and unclear:
+        raise ValueError(
+            f"none of {unclear} pairs in {config.samples} is clear enough for the reward "
+            f"{config.reward}: lower gap_threshold or gap_temperature, or sample more per prompt"
+        )
     if not out:
         raise ValueError(
             f"the reward {config.reward} tells no two completions of a prompt in {config.samples} "
@@ -108,6 +115,7 @@ def compare(config: CompareConfig) -> Path:
             "prompts": len(groups),
             "comparisons": len(out),
             "left out, equal scores or texts": equal,
+            **({"left out, below gap_threshold": unclear} if config.pairs == "reward_gap" else {}),
             "with a response that was cut": sum(bool(unfinished(c.provenance)) for c in out),
             **({"the reward learnt from": "simulated judgements"} if marked else {}),
             "file": config.output_file,
@@ -116,5 +124,14 @@ def compare(config: CompareConfig) -> Path:
     return Path(config.output_file)
 
 
-def _string(text: Text) -> str:
+def clear(config: CompareConfig, high: float, low: float) -> bool:
+    """Whether the reward is sure enough of a pair, where ``pairs: reward_gap`` asks for that."""
+    if config.pairs != "reward_gap":
+        return True
+    (probability,) = gap_probability([high], [low], temperature=config.gap_temperature or TAU)
+    return bool(probability >= (config.gap_threshold or ETA))
+
+
+def spoken(text: Text) -> str:
+    """The completion as text."""
     return text if isinstance(text, str) else text[-1].content

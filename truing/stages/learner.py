@@ -8,7 +8,7 @@ never learns which algorithm it runs.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -47,8 +47,18 @@ class Batch:
         return Batch(self.layout.to(device), extra, self.rows)
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """An objective whose loss rests on a figure of the whole step that only the model can tell."""
+
+    def measured(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+        """What this micro-batch adds to each total, besides its counts, by the model as it stands
+        before the step. Called without gradients and dropout."""
+        ...
+
+
 class Objective(Protocol[Row]):
-    """What a stage optimises."""
+    """What a stage optimises. One that is `Measured` too finds what it measured in ``totals``."""
 
     def length(self, row: Row) -> int:
         """Tokens of a row; rows of like length share a micro-batch."""
@@ -261,10 +271,12 @@ def _accumulate(
     number: int,
 ) -> Sums:
     """Forward and backward of one optimiser step's micro-batches; its metrics, over all ranks."""
+    # A pass without gradients is no business of DDP's.
+    bare = accelerator.unwrap_model(wrapped)
     queue = [
         (objective, batch, totals)
         for objective, batches in work
-        for totals in [global_totals(accelerator, objective, batches)]
+        for totals in [global_totals(accelerator, objective, batches, bare)]
         for batch in batches
     ]
     sums: Sums = {}
@@ -301,12 +313,20 @@ def micro_batches(rows: Sequence[Any], objective: Objective[Any], size: int) -> 
 
 
 def global_totals(
-    accelerator: Accelerator, objective: Objective[Any], batches: Sequence[Batch]
+    accelerator: Accelerator,
+    objective: Objective[Any],
+    batches: Sequence[Batch],
+    model: nn.Module,
 ) -> dict[str, Tensor]:
-    """Each denominator over all micro-batches and ranks of one optimiser step."""
+    """Each denominator, and what is measured, over all micro-batches and ranks of one optimiser
+    step."""
     totals: dict[str, float] = {}
     for batch in batches:
-        for name, value in objective.counts(batch).items():
+        found = objective.counts(batch)
+        if isinstance(objective, Measured):
+            with evaluating(model), precision.training():
+                found = found | objective.measured(model, batch.to(accelerator.device))
+        for name, value in found.items():
             totals[name] = totals.get(name, 0.0) + value
     return {
         name: accelerator.reduce(  # pyright: ignore
@@ -362,7 +382,7 @@ def evaluate(
         )
     mine = list(rows[accelerator.process_index :: accelerator.num_processes])
     batches = micro_batches(mine, objective, batch_size)
-    totals = global_totals(accelerator, objective, batches)
+    totals = global_totals(accelerator, objective, batches, model)
     sums: Sums = {}
     for batch in batches:
         with evaluating(model), precision.training():

@@ -7,27 +7,29 @@ model in memory, one pass over the data. A recipe without a reference computes n
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from truing.algorithms import preference
+from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.reference_free import cpo, log_odds_ratio, orpo, simpo
 from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
-from truing.data.schema import Comparison, unfinished
+from truing.data.schema import Comparison, Ranking, unfinished
 from truing.lineage import Parent
 from truing.models.loading import Loading
 from truing.models.model import Policy, cells, load_policy, logp, sequence_logps
 from truing.run import Run
-from truing.settings import DpoConfig
+from truing.settings import DpoConfig, KtoConfig
 from truing.settings_online import OnlineConfig
 from truing.stages import outlook, setup
 from truing.stages.driving import fit
-from truing.stages.learner import Batch, Place, Sums, stat
+from truing.stages.learner import Batch, Objective, Place, Sums, stat
+from truing.stages.scoring import Judged, Pairs, as_a_whole
 
 
 class Recipe(NamedTuple):
@@ -36,8 +38,9 @@ class Recipe(NamedTuple):
     ``mean``: what it is given are means over the response's tokens, not sums. ``reference``:
     log-ratios to a reference; without one, plain log-probs. ``nll``: it takes the negative
     log-likelihood of the chosen response too, a mean over its tokens, and weighs it itself.
-    ``figures``: what else is logged, from what the loss is given. The settings that it takes, with
-    its paper's numbers, are in `truing.settings_preference.LOSSES`.
+    ``figures``: what else is logged, from what the loss is given. ``ranked``: it learns from whole
+    rankings, and its loss takes (ratios, ranks, mask), each (P, K). The settings that it takes,
+    with its paper's numbers, are in `truing.settings_preference.LOSSES`.
     """
 
     name: str
@@ -46,12 +49,18 @@ class Recipe(NamedTuple):
     reference: bool = True
     nll: bool = False
     figures: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
+    ranked: bool = False
 
 
 def odds(chosen_N: Tensor, rejected_N: Tensor) -> dict[str, Tensor]:
     """What TRL logs of ORPO, under its names: of the first the log sigmoid is meant."""
     log_odds_N = log_odds_ratio(chosen_N, rejected_N)
     return {"log_odds_ratio": F.logsigmoid(log_odds_N), "log_odds_chosen": log_odds_N}
+
+
+def listed(ratio_PK: Tensor, rank_PK: Tensor, mask_PK: Tensor, *, beta: float) -> Tensor:
+    """Plackett-Luce on implicit rewards (Rafailov et al. 2023, appendix A.3)."""
+    return plackett_luce(beta * ratio_PK, rank_PK, mask_PK)
 
 
 RECIPES = {
@@ -63,6 +72,7 @@ RECIPES = {
     "simpo": Recipe("SimPO", simpo, mean=True, reference=False),
     "cpo": Recipe("CPO", cpo, reference=False, nll=True),
     "orpo": Recipe("ORPO", orpo, mean=True, reference=False, nll=True, figures=odds),
+    "plackett_luce": Recipe("DPO on whole rankings", listed, ranked=True),
 }
 
 
@@ -73,6 +83,26 @@ class Pair(NamedTuple):
     rejected: Tokens
     ref_chosen: float = 0.0
     ref_rejected: float = 0.0
+
+    @property
+    def responses(self) -> tuple[Tokens, ...]:
+        return self.chosen, self.rejected
+
+    def beside(self, reference: Sequence[float]) -> "Pair":
+        return Pair(self.chosen, self.rejected, *reference)
+
+
+class Order(NamedTuple):
+    """A ranking in tokens, rank 0 the best; its (better, worse) pairs, of which figures are told;
+    and the reference's log-probs of all responses."""
+
+    responses: tuple[Tokens, ...]
+    ranks: tuple[int, ...]
+    pairs: Pairs
+    reference: tuple[float, ...] = ()
+
+    def beside(self, reference: Sequence[float]) -> "Order":
+        return self._replace(reference=tuple(reference))
 
 
 class Preference:
@@ -124,6 +154,76 @@ class Preference:
         return reduce_mean(loss_N, totals["pairs"]), stats
 
 
+class Orders(Preference):
+    """The same for a recipe on whole rankings, averaged over those of the step."""
+
+    def length(self, row: Order) -> int:
+        return max(tokens.length for tokens in row.responses)
+
+    def collate(self, rows: Sequence[Order]) -> Batch:
+        most, start = max(len(row.responses) for row in rows), 0
+        place_PK, rank_PK, mask_PK = torch.zeros(3, len(rows), most, dtype=torch.long)
+        pairs: list[tuple[int, int, float]] = []
+        for p, row in enumerate(rows):
+            k = len(row.responses)
+            place_PK[p, :k] = torch.arange(start, start + k)
+            rank_PK[p, :k] = torch.tensor(row.ranks)
+            mask_PK[p, :k] = 1
+            pairs += [(start + i, start + j, 1 / len(row.pairs)) for i, j in row.pairs]
+            start += k
+        better, worse, weight = zip(*pairs, strict=True) if pairs else ((), (), ())
+        extra = {
+            "place": place_PK,
+            "rank": rank_PK,
+            "mask": mask_PK,
+            "better": torch.tensor(better, dtype=torch.long),
+            "worse": torch.tensor(worse, dtype=torch.long),
+            "weight": torch.tensor(weight),
+            "reference": torch.tensor([logp for row in rows for logp in row.reference]),
+        }
+        return Batch(self.place([tokens for row in rows for tokens in row.responses]), extra)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"rankings": len(batch.extra["rank"])}
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        extra = batch.extra
+        logp_B = logp(model, batch.layout).sum(-1)
+        ratio_B = logp_B - extra["reference"]
+        loss_P = self.recipe.loss(
+            ratio_B[extra["place"]], extra["rank"], extra["mask"], **self.options
+        )
+        reward_B, weight_N = self.options["beta"] * ratio_B.detach(), extra["weight"]
+        better_N, worse_N = reward_B[extra["better"]], reward_B[extra["worse"]]
+        stats = {
+            "rewards/chosen": stat(better_N, weight_N),
+            "rewards/rejected": stat(worse_N, weight_N),
+            "rewards/margins": stat(better_N - worse_N, weight_N),
+            "rewards/accuracies": stat((better_N > worse_N).float(), weight_N),
+            "logps/chosen": stat(logp_B[extra["better"]], weight_N),
+            "logps/rejected": stat(logp_B[extra["worse"]], weight_N),
+        }
+        return reduce_mean(loss_P, totals["rankings"]), stats
+
+
+def encode_orders(dataset: Dataset[Ranking], encoder: Encoder, ties: str) -> list[Order]:
+    """Token rankings, as the reward model takes them; what is left out is counted."""
+    orders: list[Order] = []
+    for row in dataset.rows:
+        cut = unfinished(row.provenance)
+        encoded = list(encoder.encode_each(row.prompt, row.completions, cut))
+        places = tuple(i for i, tokens in enumerate(encoded) if tokens is not None)
+        if not encoded:
+            continue
+        kept = tuple((t, r) for t, r in zip(encoded, row.ranks, strict=True) if t is not None)
+        judged = Judged(row, dataset.name, kept, places)
+        if made := as_a_whole(judged, encoder.counts, ties):
+            orders.append(Order(made.responses, made.ranks, made.pairs))
+    return orders
+
+
 def encode_pairs(dataset: Dataset[Comparison], encoder: Encoder) -> list[Pair]:
     """Token pairs; a pair that is left out, or equal after truncation, is counted."""
     pairs: list[Pair] = []
@@ -144,61 +244,79 @@ def encode_pairs(dataset: Dataset[Comparison], encoder: Encoder) -> list[Pair]:
     return pairs
 
 
-def with_reference(pairs: Sequence[Pair], reference: Policy, batch_size: int) -> list[Pair]:
-    """The pairs with the reference policy's log-probs filled in."""
-    flat = [tokens for pair in pairs for tokens in pair[:2]]
-    logps = sequence_logps(reference, flat, 2 * batch_size).view(-1, 2).tolist()
-    return [
-        pair._replace(ref_chosen=c, ref_rejected=r)
-        for pair, (c, r) in zip(pairs, logps, strict=True)
-    ]
+class Judgement(Protocol):
+    """Responses that were judged, with room for the reference's log-probs of them."""
+
+    @property
+    def responses(self) -> tuple[Tokens, ...]: ...
+
+    def beside(self, reference: Sequence[float]) -> Self: ...
+
+
+J = TypeVar("J", bound=Judgement)
+
+
+def with_reference(rows: Sequence[J], reference: Policy, batch_size: int) -> list[J]:
+    """The rows with the reference policy's log-probs filled in."""
+    flat = [tokens for row in rows for tokens in row.responses]
+    logps = iter(sequence_logps(reference, flat, 2 * batch_size).tolist())
+    return [row.beside([next(logps) for _ in row.responses]) for row in rows]
+
+
+def encoded(dataset: Dataset[Any], encoder: Encoder, config: DpoConfig) -> Sequence[Any]:
+    """The rows in tokens, as the recipe takes them."""
+    if RECIPES[config.loss_type].ranked:
+        return encode_orders(dataset, encoder, config.ties or "drop")
+    return encode_pairs(dataset, encoder)
 
 
 def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook.Outlook:
-    """Train on comparisons (docs/dpo.md). Writes a run folder with ``model/`` in it.
+    """Train on comparisons or rankings (docs/dpo.md). Writes a run folder with ``model/`` in it.
 
     ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples.
     A dry run writes nothing and returns what would happen.
     """
-    dataset, held_out = setup.datasets(config, Comparison)
+    recipe = RECIPES[config.loss_type]
+    dataset, held_out = setup.datasets(config, Ranking if recipe.ranked else Comparison)
     policy = load_policy(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, policy)
-    pairs = encode_pairs(dataset, encoder)
+    rows = encoded(dataset, encoder, config)
     with setup.apart(encoder, "evaluation"):
-        eval_pairs = encode_pairs(held_out, encoder) if held_out else []
+        eval_rows = encoded(held_out, encoder, config) if held_out else []
     setup.adapt(config, policy)
-    lengths = [cells(pair[:2], policy) for pair in pairs]
-    scored = [len(pair.chosen.response) + len(pair.rejected.response) for pair in pairs]
+    lengths = [cells(row.responses, policy) for row in rows]
+    scored = [sum(len(tokens.response) for tokens in row.responses) for row in rows]
     ahead = outlook.announce(config, policy, lengths, scored, encoder, dataset, held_out)
     if config.dry_run:
         return ahead
-    recipe = RECIPES[config.loss_type]
     reference, parents = reference_policy(config, policy) if recipe.reference else (None, [])
     with setup.opened(config, "dpo", dataset, held_out, ahead.data, parents) as (run, accelerator):
         policy.to(accelerator.device)
         if reference is not None:
             reference.to(accelerator.device)
             size = config.per_device_eval_batch_size
-            pairs = with_reference(pairs, reference, size)
-            eval_pairs = with_reference(eval_pairs, reference, size)
+            rows = with_reference(rows, reference, size)
+            eval_rows = with_reference(eval_rows, reference, size)
         del reference
-        prompts = [c.prompt for c in (held_out or dataset).rows]
+        prompts = [row.prompt for row in (held_out or dataset).rows]
+        kind = Orders if recipe.ranked else Preference
+        objective: Objective[Any] = kind(recipe, config.loss_options, policy.place)
         look = setup.looker(run, policy, encoder, prompts, config)
         figures = fit(
             run,
             accelerator,
             policy,
-            pairs,
-            Preference(recipe, config.loss_options, policy.place),
+            rows,
+            objective,
             config,
-            held_out=eval_pairs,
+            held_out=eval_rows,
             look=look if watch is None else lambda: watch(policy),
         )
         return setup.close(run, accelerator, policy, encoder, figures, dataset.notes)
 
 
 def reference_policy(
-    config: DpoConfig | OnlineConfig, policy: Policy
+    config: DpoConfig | KtoConfig | OnlineConfig, policy: Policy
 ) -> tuple[Policy, list[Parent]]:
     """The policy to stay near, and the parents it adds: by default ``policy`` as it starts.
 

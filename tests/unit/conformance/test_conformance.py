@@ -87,12 +87,13 @@ def test_everything_passes_with_room(capsys: pytest.CaptureFixture[str]) -> None
     assert "checks passed" in shown
     assert "FAIL" not in shown
     page = (Path(__file__).resolve().parents[3] / "docs" / "conformance.md").read_text("utf-8")
-    for name in (*DIRECT, "ppo", "rloo"):
+    for name in (*DIRECT, "kto", "ppo", "rloo"):
         assert f"\n{name}, tree" in shown
         assert f"`{name}`" in page
     for name in (*group_rows.DIVIDED, *ESTIMATORS):
         assert f"\n{name}, tree" in shown
         assert f"`{name}`" in page
+    assert "\nbest of n " in shown
     for name in SCORES:
         assert f"\n{name} " in shown
         assert name in page

@@ -84,7 +84,7 @@ def test_columns(case: str, tmp_path: Path) -> None:
             {"completions": ["a"], "votes": [True]},
             "completions + ranks or chosen + rejected",
         ),
-        (Label, PAIR, "prompt + completion + label"),
+        (Label, {"text": "a"}, "prompt + completion + label or chosen + rejected"),
         (
             Demonstration,
             {"prompt": "Q?"},

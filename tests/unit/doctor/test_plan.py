@@ -65,7 +65,7 @@ CASES: dict[str, tuple[list[Plan], list[Plan]]] = {
         [replace(plan("sft"), origin={"stage": "reward"}), replace(plan("dpo"), origin=FROM_SFT)],
     ),
     "reference": (
-        [replace(plan(s), origin={"stage": "dpo"}) for s in ("dpo", *ONLINE_STAGES)],
+        [replace(plan(s), origin={"stage": "dpo"}) for s in ("dpo", "kto", *ONLINE_STAGES)],
         [
             replace(plan("dpo", ref_model_name_or_path="runs/sft"), origin={"stage": "dpo"}),
             replace(plan("dpo", loss_type="orpo"), origin={"stage": "dpo"}),

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from truing.data.formats import load
-from truing.data.schema import Comparison, Demonstration, Message, Text
+from truing.data.schema import Comparison, Demonstration, Message, Text, unfinished
 from truing.feedback import collect
+from truing.feedback.best import best
 from truing.models.checkpoint import export
 from truing.models.heads import load_reward_model
-from truing.settings_judging import CompareConfig, SampleConfig
+from truing.settings_judging import BestConfig, CompareConfig, SampleConfig
 
 Write = Callable[..., str]
 
@@ -111,6 +112,90 @@ def test_each_is_compared_with_each(tmp_path: Path, jsonl: Write) -> None:
         ("one", "one two three"),
         ("uno", "one two three"),
     ]
+
+
+def test_pairs_that_the_reward_is_sure_of(
+    tmp_path: Path, jsonl: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lengths 1, 3 and 5: sigmoid(2) is 0.88, sigmoid(4) 0.98; with a temperature of 2 the first is
+    0.73."""
+    texts = ("a", "a b c", "a b c d e", "e d c b a")
+    rows = jsonl("samples", [{"prompt": "p", "completion": text} for text in texts])
+
+    def kept(**more: Any) -> list[tuple[int, int]]:
+        made = compare(rows, tmp_path / "o.jsonl", reward="length", pairs="reward_gap", **more)
+        return sorted((len(str(r.chosen)), len(str(r.rejected))) for r in made)
+
+    # In signs: 1, 5, 9 and 9.
+    assert kept() == [(5, 1), (9, 1), (9, 1), (9, 5), (9, 5)]
+    assert "left out, below gap_threshold" in capsys.readouterr().out
+    assert kept(gap_temperature=2.0) == [(9, 1), (9, 1)]
+    shown = capsys.readouterr().out
+    assert shown.split("below gap_threshold")[1].split()[1] == "3"
+    assert shown.split("equal scores or texts")[1].split()[1] == "1"
+    assert kept(gap_threshold=0.9) == [(9, 1), (9, 1)]
+    with pytest.raises(ValueError, match=r"none of 5 pairs .* is clear enough .*gap_threshold"):
+        kept(gap_threshold=0.99)
+    for name in ("gap_threshold", "gap_temperature"):
+        with pytest.raises(ValueError, match=f"{name} has no effect without pairs: reward_gap"):
+            compare(rows, tmp_path / "o.jsonl", reward="length", **{name: 0.9})
+    with pytest.raises(ValueError, match="gap_threshold"):
+        kept(gap_threshold=0.4)
+
+
+# --- the best -------------------------------------------------------------------------------------
+
+
+def test_the_best_of_each_prompt(
+    tmp_path: Path, jsonl: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = ("stop", "stop", "length", "stop", "stop", "stop")
+    rows = [
+        {**row, "provenance": {"source": "model", "author": "m", "extra": {"finish_reason": end}}}
+        for row, end in zip(SAMPLES, ends, strict=True)
+    ]
+    settings = BestConfig(
+        samples=jsonl("samples", rows), reward="length", output_file=str(tmp_path / "b.jsonl")
+    )
+    found = load(best(settings), Demonstration).rows
+    # q: equal scores, the first; r has a single completion.
+    assert [(d.prompt, d.completion) for d in found] == [("p", "one two three"), ("q", "x y")]
+    who = found[0].provenance
+    assert (who.source, who.author, who.simulated) == ("verifier", "length", False)
+    assert who.extra == {
+        "n": 3, "score": 3.0, "scores": [1.0, 3.0, 1.0], "sampled_from": "m",
+        "finish_reason": "length",
+    }  # fmt: skip
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for line in (
+        "prompts 3", "demonstrations 2", "n, completions per prompt 2 to 3",
+        "left out, a single completion 1", "of equal scores, the first taken 1", "that were cut 1",
+        "mean score of the best 2.5",
+    ):  # fmt: skip
+        assert line in shown
+    # What was cut teaches no end.
+    assert unfinished(who) == {0}
+    alone = settings.model_copy(update={"samples": jsonl("alone", SAMPLES[3:])})
+    with pytest.raises(ValueError, match=r"every prompt .* has a single completion"):
+        best(alone)
+    with pytest.raises(ValueError, match="jsonl"):
+        best(settings.model_copy(update={"output_file": str(tmp_path / "b.txt")}))
+
+
+def test_the_best_by_a_model_of_simulated_judgements_is_marked(
+    tiny: Path, tmp_path: Path, jsonl: Write
+) -> None:
+    model = load_reward_model(tiny)
+    model.simulated = True
+    folder = str(export(model, tmp_path / "reward"))
+    settings = BestConfig(
+        samples=jsonl("samples", SAMPLES), reward=folder, use_cpu=True,
+        output_file=str(tmp_path / "b.jsonl"),
+    )  # fmt: skip
+    for row in load(best(settings), Demonstration).rows:
+        assert row.provenance.source == "ai"
+        assert row.provenance.simulated
+        assert max(row.provenance.extra["scores"]) == row.provenance.extra["score"]
 
 
 def test_a_reward_that_tells_nothing_apart_is_said(tmp_path: Path, jsonl: Write) -> None:

@@ -41,7 +41,9 @@ def rows_of(stage: str, folder: Path, name: str, count: int) -> str:
     words = ["the", "cat in", "a b c d e", "on"]
     texts = [" " + " ".join(words[(i * j) % 4] for j in range(1, 2 + i % 5)) for i in range(20)]
     rows = [{"prompt": f"p{i}", "completion": texts[i]} for i in range(count)]
-    if stage != "sft":
+    if stage == "kto":
+        rows = [row | {"label": i % 3 > 0} for i, row in enumerate(rows)]
+    elif stage != "sft":
         rows = [
             {"prompt": f"p{i}", "chosen": texts[i], "rejected": texts[i + 7] + "!"}
             for i in range(count)

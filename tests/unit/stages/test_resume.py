@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from truing import lineage
 from truing.config import check
 from truing.run import Run
-from truing.settings import DpoConfig, RewardConfig, SftConfig
+from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig
 from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages import driving, keeping, online, preference, reward, setup, sft
+from truing.stages import driving, keeping, online, preference, reward, setup, sft, unpaired
 
 PAIRS = [
     {
@@ -58,6 +58,7 @@ STAGES = {
     "sft": (SftConfig, sft.run, ROWS, {}),
     "reward": (RewardConfig, reward.run, PAIRS, {"reward_reference": "rows"}),
     "dpo": (DpoConfig, preference.run, PAIRS, {}),
+    "kto": (KtoConfig, unpaired.run, PAIRS, {}),
     "ppo": (PpoConfig, online.run, PAIRS, ONLINE | PTX | {"share_backbone": True}),
     "rloo": (RlooConfig, online.run, PAIRS, ONLINE | {"num_generations": 4}),
     "reinforce": (ReinforceConfig, online.run, PAIRS, ONLINE | {"kl_loss_coef": 0.1}),
@@ -169,7 +170,9 @@ def drop_clocks(line: dict[str, Any]) -> None:
 def test_killed_and_started_again_it_does_the_same(
     order: Callable[..., Any], tmp_path: Path, stage: str
 ) -> None:
-    check_kills(order, tmp_path, stage, "LoRA" if stage in ("dpo", "rloo") else "all weights", 1)
+    check_kills(
+        order, tmp_path, stage, "LoRA" if stage in ("dpo", "kto", "rloo") else "all weights", 1
+    )
 
 
 @pytest.mark.slow
