@@ -54,7 +54,7 @@ TORCH_FREE = (
     *("stats.best_of", "stats.bounds", "stats.ratings"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )
-FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 9000
+FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 10500
 TOLERANCE = 1e-3
 
 

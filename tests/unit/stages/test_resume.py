@@ -41,8 +41,7 @@ ONLINE: dict[str, Any] = {
     "temperature": 1.0,
     "num_ppo_epochs": 2,
     "num_mini_batches": 2,
-    "kl_target": 1.0,
-    "kl_horizon": 50.0,
+    **{"kl_target": 1.0, "kl_horizon": 50.0},
     "use_score_scaling": True,
     "per_device_train_batch_size": 8,
     "max_steps": 6,
@@ -51,10 +50,8 @@ ONLINE: dict[str, Any] = {
 DAPO: dict[str, Any] = {"loss_type": "dapo", "num_generations": 4, "reward": "tests.judges:half"}
 DAPO |= {"kl_coef": 0.05, "mask_truncated_completions": True}
 PTX = {"ptx_coef": 0.5, "target_kl": 0.5}
-STAGES: dict[
-    str, tuple[type[Any], Callable[[Any], Run | None], list[dict[str, str]], dict[str, Any]]
-]
-STAGES = {
+Stage = tuple[type[Any], Callable[[Any], Run | None], list[dict[str, str]], dict[str, Any]]
+STAGES: dict[str, Stage] = {
     "sft": (SftConfig, sft.run, ROWS, {}),
     "reward": (RewardConfig, reward.run, PAIRS, {"reward_reference": "rows"}),
     "dpo": (DpoConfig, preference.run, PAIRS, {}),
