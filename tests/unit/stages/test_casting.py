@@ -237,7 +237,7 @@ def test_models_that_do_not_go_together(
         ("ppo", {"total_episodes": 9}, "give total_episodes or max_steps, not both"),
         ("shared", {"value_model": "reward"}, "share_backbone puts the value head on the policy"),
         ("rloo", {"vf_coef": 0.1}, "only ppo has a critic"),
-        ("ppo", {"num_generations": 2}, "only rloo samples several responses"),
+        ("ppo", {"num_generations": 2}, "only rloo, reinforce and grpo sample several responses"),
     ],
 )
 def test_settings_that_are_refused(
