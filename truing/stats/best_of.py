@@ -18,7 +18,7 @@ def best_of_n(gold_N: ArrayLike, score_N: ArrayLike, n: int) -> float:
     Formula: ``sum over i >= n of C(i - 1, n - 1) / C(N, n) * gold_(i)``, gold in the order of the
     scores, the lowest first; those of equal score share their mean, as if one were drawn. Unbiased
     for n new samples, and with n below N far less noisy than a single draw of n.
-    Source: Nakano et al. 2021 (arXiv:2112.09332), appendix I; Gao et al. 2022 (arXiv:2210.10760).
+    Source: Nakano et al. 2021 (WebGPT, arXiv:2112.09332); Gao et al. 2022 (arXiv:2210.10760).
     Raises ValueError for arrays that are empty, of unequal length or not finite, and for n outside
     1 to N.
     Differs: taken by log-gamma, so that N may be large. Coste et al. 2023 sort without regard to
@@ -43,7 +43,7 @@ def best_of_n_law(probability_S: ArrayLike, score_S: ArrayLike, n: int) -> Array
 
     Formula: ``F(y)^n - F(y-)^n``, F the chance of a score as high as that of y or lower, and
     ``F(y-)`` of a lower one. Its KL from the law of a single draw is at most `best_of_n_kl`.
-    Source: Gao et al. 2022 (arXiv:2210.10760), section 2; Beirami et al. 2024 (arXiv:2401.01879).
+    Source: Gao et al. 2022 (arXiv:2210.10760); Beirami et al. 2024 (arXiv:2401.01879).
     Raises ValueError for arrays that are empty, of unequal length or not finite, for probabilities
     that are below 0 or do not add up to 1, and for n below 1.
     Differs: ties. Without them a group is one response.

@@ -1,12 +1,15 @@
 """Every loss_type of `truing dpo`: where it starts, what it needs, and what it refuses."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from truing.cli import COMMANDS
 from truing.config import ConfigError, check, from_yaml, parse, to_yaml
@@ -144,6 +147,62 @@ def test_no_reference_is_read_where_there_is_none(
     assert lines[-1]["rewards/margins"] > lines[0]["rewards/margins"]
     assert run.info["summary"]["eval_loss"] < 0.9 * lines[0]["loss"]
     assert [parent.role for parent in run.parents] == ["policy", "dataset", "evaluation dataset"]
+
+
+# --- the figures that the page tells --------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "dpo.md"
+WINS = 0.75
+
+
+def of_margin(name: str, options: dict[str, float]) -> Callable[[Tensor], Tensor]:
+    """The preference term of a loss (N,) by the margins (N,) that are logged."""
+    loss, beta = RECIPES[name].loss, options["beta"]
+
+    def term(m: Tensor) -> Tensor:
+        more = {"nll_N": 0 * m} if RECIPES[name].nll else {}
+        if name == "plackett_luce":
+            ranks = torch.tensor([[0, 1]]).expand(len(m), 2)
+            return loss(
+                torch.stack([m / beta, 0 * m], -1), ranks, torch.ones_like(ranks), beta=beta
+            )
+        if name == "orpo":  # log odds of m and of 0
+            return loss(F.logsigmoid(m), 0 * m - math.log(2), **more, **options)
+        return loss(m / beta, 0 * m, **more, **options)
+
+    return term
+
+
+def told_rows() -> list[list[str]]:
+    table = PAGE.read_text("utf-8").partition("## Figures to expect")[2].partition("## DPO")[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("| `") and "`loss_type` |" not in line
+    ]
+
+
+def test_every_loss_has_its_figures() -> None:
+    named = {name for row in told_rows() for name in re.findall(r"`(\w+)`", row[0])}
+    assert named - {"label_smoothing"} == LOSSES.keys()
+
+
+@pytest.mark.parametrize("row", told_rows(), ids=lambda row: row[0])
+def test_the_figures_on_the_page_are_where_the_losses_are_least(row: list[str]) -> None:
+    smoothed = {"label_smoothing": 0.1} if "label_smoothing" in row[0] else {}
+    grid = torch.linspace(-6, 12, 18_001, dtype=torch.float64)
+    for name in sorted(set(re.findall(r"`(\w+)`", row[0])) & LOSSES.keys()):
+        loss = of_margin(name, config(loss_type=name, **smoothed).loss_options)
+        sure = loss(grid)
+        mean = WINS * sure + (1 - WINS) * loss(-grid)
+        at_zero = float(loss(0 * grid[:1]))
+        best, sure_best = float(grid[mean.argmin()]), float(grid[sure.argmin()])
+        found = [at_zero, sure_best, best, float(mean.min())]
+        for told, value in zip(row[1:], found, strict=True):
+            if told == "grows":
+                assert value > 11.9
+            else:
+                assert value == pytest.approx(float(told), abs=1e-3)
 
 
 @pytest.mark.parametrize(
