@@ -22,6 +22,7 @@ FLOORS = {
     **dict.fromkeys(("algorithms", "stats"), 0),
     **dict.fromkeys(("config", "console", "keys", "lineage", "retired", "run", "writing"), 1),
     **dict.fromkeys(("settings", "settings_judging", "settings_online"), 1),
+    "settings_conformance": 1,
     "settings_preference": 1,
     "settings_reward": 1,
     **dict.fromkeys(("data", "models"), 2),
@@ -35,6 +36,7 @@ STAIRS = {
     "settings": ("config", "retired", "settings_preference", "settings_reward"),
     "settings_preference": ("config",),
     "settings_reward": ("config",),
+    "settings_conformance": ("settings",),
     "settings_judging": ("config", "settings"),
     "settings_online": ("config", "retired", "settings"),
     "run": ("config", "console", "lineage", "writing"),
@@ -45,6 +47,7 @@ STAIRS = {
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
     *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings", "verify"),
+    "settings_conformance",
     *("settings_judging", "settings_online", "settings_preference", "settings_reward", "writing"),
     *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
