@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from truing.conformance.rows import Check
 from truing.conformance.spaces import draw
 from truing.stats.best_of import best_of_n, best_of_n_kl, best_of_n_law
 
@@ -53,11 +54,11 @@ def _in_order(gold: Any, score: Any, n: int) -> float:
     return float(gold[n - 1])
 
 
-def rows() -> Iterator[tuple[Any, ...]]:
-    """What stands in the table (`truing.conformance.checks.Check`)."""
-    yield (
+def checks() -> Iterator[Check]:
+    """What stands in the table."""
+    yield Check(
         "best of n",
-        "law",
+        "unit, law",
         "F(y)^n - F(y-)^n, by all draws of three",
         1e-5,
         law_distance,
@@ -67,9 +68,9 @@ def rows() -> Iterator[tuple[Any, ...]]:
             "p^n": partial(law_distance, lambda p, s, n: p**n / (p**n).sum()),
         },
     )
-    yield (
+    yield Check(
         "best of n",
-        "estimate from five",
+        "unit, estimate from five",
         "unbiased: the mean over all draws",
         1e-5,
         bias,
@@ -79,9 +80,9 @@ def rows() -> Iterator[tuple[Any, ...]]:
             "scores left out": partial(bias, _in_order),
         },
     )
-    yield (
+    yield Check(
         "best of n",
-        "KL",
+        "unit, KL",
         "log n - (n - 1) / n, of many rare responses",
         1e-3,
         kl_distance,

@@ -1,7 +1,4 @@
-"""The rows of `truing.conformance.groups`: each method against its own fixed point.
-
-A row is (algorithm, level, target, bar, measure, broken variants), as `Check` takes them.
-"""
+"""The rows of `truing.conformance.groups`: each method against its own fixed point."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,15 +19,15 @@ from truing.conformance.groups import (
     scaled_optimum,
     settled,
 )
+from truing.conformance.rows import FIXED, SAMPLED, ZERO, Check
 from truing.conformance.spaces import Space, bandit, tree
 from truing.stages.estimate import above_mean, by_group
 from truing.stages.objective import Level, average
 from truing.stages.online import RECIPES
 
 Measure = Callable[[], float]
-Row = tuple[str, str, str, float, Measure, dict[str, Measure]]
-# As the other levels, but that what is solved exactly is held to be exact.
-ZERO, EXACT, FIXED, SAMPLED = 1e-5, 1e-10, 1e-6, 1e-3
+# What is solved exactly is held to be exact.
+SOLVED = 1e-10
 BEST = "pi_ref exp(r / beta) / Z"
 # What each loss of `truing grpo` has for an advantage, and what it divides it by.
 DIVIDED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -42,7 +39,7 @@ DIVIDED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def checks(*, quick: bool) -> Iterator[Check]:
     yield from kl_in_the_loss(bandit())
     yield from kl_in_the_loss_of_a_tree(tree(), quick=quick)
     yield from without_baseline(tree(), quick=quick)
@@ -63,16 +60,16 @@ def ends(space: Space, target: Tensor | None, **methods: Method) -> dict[str, Me
     return {n.replace("_", " "): partial(end, space, of, target) for n, of in methods.items()}
 
 
-def kl_in_the_loss(space: Space) -> Iterator[Row]:
+def kl_in_the_loss(space: Space) -> Iterator[Check]:
     """k3 in the loss of a bandit, whose fixed point has a closed form."""
     right = method("dr_grpo", space, in_loss=1.0)
     target = forward_optimum(space, 2 * space.beta)
-    yield (
+    yield Check(
         f"dr_grpo, k3 loss, {space.name}",
         "population",
         "2 beta pi_ref / (lambda - r): groups of two double beta; "
         f"{space.divergence(target):.2f} nats from pi*",
-        EXACT,
+        SOLVED,
         partial(end, space, right, target),
         {
             **ends(
@@ -87,12 +84,12 @@ def kl_in_the_loss(space: Space) -> Iterator[Row]:
     )
     right = method("grpo", space, in_loss=1.0).measured(by_own_deviation(space))
     target = scaled_optimum(space)
-    yield (
+    yield Check(
         f"grpo, k3 loss, {space.name}",
         "population",
         "2 beta sigma pi_ref / (lambda - r), sigma of the policy's own rewards; "
         f"{space.divergence(target):.2f} nats from pi*",
-        EXACT,
+        SOLVED,
         partial(end, space, right, target),
         {
             **ends(
@@ -106,7 +103,7 @@ def kl_in_the_loss(space: Space) -> Iterator[Row]:
     )
 
 
-def kl_in_the_loss_of_a_tree(space: Space, *, quick: bool) -> Iterator[Row]:
+def kl_in_the_loss_of_a_tree(space: Space, *, quick: bool) -> Iterator[Check]:
     """k2 of whole responses: the gradient of the divergence itself, so the end is pi*."""
     right = method("reinforce", space, in_loss=1.0).measured(by_group)
     right = right.having(kl_loss_estimator="k2")
@@ -116,38 +113,38 @@ def kl_in_the_loss_of_a_tree(space: Space, *, quick: bool) -> Iterator[Row]:
             "k3_of_each_token": right.having(kl_loss_estimator="k3"),
             "the_group's_own_mean": right.measured(above_mean),
         }
-    yield (
+    yield Check(
         f"rloo, k2 loss, {space.name}",
         "population",
         BEST,
-        EXACT,
+        SOLVED,
         partial(end, space, right),
         ends(space, None, **wrong),
     )
 
 
-def without_baseline(space: Space, *, quick: bool) -> Iterator[Row]:
+def without_baseline(space: Space, *, quick: bool) -> Iterator[Check]:
     """REINFORCE and REINFORCE++, whose samples do have advantages at pi*."""
     for name in ("reinforce", "reinforce_plus_plus"):
         right = method(name, space, in_reward=1.0)
         wrong = {"beta_doubled": right.having(kl_coef=2 * space.beta)}
         if not quick:
             wrong["reference_of_other_rows"] = right._replace(rolled=True)
-        yield (
+        yield Check(
             f"{name}, {space.name}",
             "population",
             BEST,
-            EXACT,
+            SOLVED,
             partial(end, space, right),
             ends(space, None, **wrong),
         )
 
 
-def at_the_optimum(space: Space) -> Iterator[Row]:
+def at_the_optimum(space: Space) -> Iterator[Check]:
     """Where a group is the baseline and the KL is in the reward."""
     for name in ("reinforce_plus_plus_baseline", "grpo", "dr_grpo"):
         right = method(name, space, in_reward=1.0)
-        yield (
+        yield Check(
             f"{name}, {space.name}",
             "at the optimum",
             "no sample has an advantage",
@@ -165,7 +162,7 @@ def at_the_optimum(space: Space) -> Iterator[Row]:
         )
 
 
-def to_first_order(space: Space) -> Iterator[Row]:
+def to_first_order(space: Space) -> Iterator[Check]:
     """At ratio 1 the clips and levels are of no account: the gradient is the group's."""
     for name, (group, by) in DIVIDED.items():
 
@@ -188,9 +185,9 @@ def to_first_order(space: Space) -> Iterator[Row]:
             for other, (_, theirs) in DIVIDED.items()
             if theirs != by
         }
-        yield (
+        yield Check(
             f"{name}, {space.name}",
-            "at ratio 1",
+            "unit, at ratio 1",
             f"the mean of A grad log pi, by {by}",
             FIXED,
             partial(off, right),
@@ -198,13 +195,13 @@ def to_first_order(space: Space) -> Iterator[Row]:
         )
 
 
-def to_the_best(space: Space) -> Iterator[Row]:
+def to_the_best(space: Space) -> Iterator[Check]:
     """Without a KL nothing is left but the best string."""
     for name in DIVIDED:
         right = method(name, space).having(kl_loss_coef=0.0)
-        yield (
+        yield Check(
             f"{name}, {space.name}",
-            "no KL",
+            "population, no KL",
             "all mass on the best",
             SAMPLED,
             partial(missing_mass, space, right),
@@ -215,7 +212,7 @@ def to_the_best(space: Space) -> Iterator[Row]:
         )
 
 
-def sampled(space: Space) -> Iterator[Row]:
+def sampled(space: Space) -> Iterator[Check]:
     """From samples, with whitening where it is the default, and the deviation of real groups."""
     for name, groups in (("reinforce_plus_plus", 1), ("reinforce_plus_plus_baseline", 4)):
         yield from from_samples(space, name, method(name, space, in_reward=1.0), groups)
@@ -224,12 +221,12 @@ def sampled(space: Space) -> Iterator[Row]:
 
 def from_samples(
     space: Space, name: str, of: Method, group: int, steps: int = 400
-) -> Iterator[Row]:
+) -> Iterator[Check]:
     def missed(of: Method) -> float:
         return space.divergence(learnt(space, of, steps, groups=512 // group))
 
     right = of.having(num_generations=group)
-    yield (
+    yield Check(
         f"{name}, {space.name}",
         f"sampled, {steps} steps",
         BEST,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from truing.algorithms import centred, k2, whiten
 from truing.config import check
-from truing.conformance.online import some
 from truing.conformance.spaces import Space
 from truing.settings_group import LOSSES, GrpoConfig, ReinforceConfig
 from truing.settings_online import OnlineConfig
@@ -140,7 +139,8 @@ def learnt(space: Space, of: Method, steps: int, groups: int = 128) -> Tensor:
     count = groups * of.config.group
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
-        rows_B = some(space, table, count, step)
+        random = torch.Generator().manual_seed(step)
+        rows_B = space.sampled(space.logps(table.detach()), count, count, random)
         given = lessons(space, table, rows_B, of)
         if of.config.whiten_advantages:
             advantage = given["advantage_T"]

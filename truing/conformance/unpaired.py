@@ -7,13 +7,14 @@ of the first, and nothing says how the mass lies within it.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from truing.algorithms import kto, kto_baseline
 from truing.conformance.direct import drawn
+from truing.conformance.rows import Check
 from truing.conformance.spaces import Space, bandit, tree
 
 
@@ -105,19 +106,19 @@ PUSH: dict[str, Kto] = {
 }
 
 
-def rows() -> Iterator[tuple[Any, ...]]:
-    """What stands in the table (`truing.conformance.checks.Check`)."""
+def checks() -> Iterator[Check]:
+    """What stands in the table."""
     for space in (bandit(), tree()):
-        yield (
+        yield Check(
             f"kto, {space.name}",
-            "a step",
+            "unit, a step",
             "the gradient with z0 = KL(data || pi_ref) held",
             1e-5,
             partial(push, space),
             {name: partial(push, space, of) for name, of in PUSH.items()},
         )
     space = bandit()
-    yield (
+    yield Check(
         f"kto, {space.name}",
         "population, 600 steps",
         "no mass where P(thumb up) < lambda_U / (lambda_D + lambda_U)",
