@@ -31,6 +31,12 @@ class RewardTopic(Topic):
         ge=0,
         description="Weight of (chosen + rejected)^2, which keeps scores near 0; try 0.01.",
     )
+    score_l2_coefficient: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of the mean squared score, which draws all scores to 0 and their "
+        "differences too (Safe RLHF: 0.01 for costs).",
+    )
     reward_reference: str | None = Field(
         None,
         description="Prompt/completion rows whose mean score becomes 0. None: the demonstrations "
@@ -50,6 +56,10 @@ class RewardTopic(Topic):
             "center_rewards_coefficient would pull scores off their ratings: it belongs to "
             "loss_type: bradley_terry or plackett_luce": (
                 self.center_rewards_coefficient and self.loss_type == "regression"
+            ),
+            "score_l2_coefficient would pull scores off their ratings: it belongs to "
+            "loss_type: bradley_terry or plackett_luce": (
+                self.score_l2_coefficient and self.loss_type == "regression"
             ),
         }
         if said := next((text for text, wrong in complaints.items() if wrong), None):

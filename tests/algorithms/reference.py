@@ -73,6 +73,11 @@ def centering(chosen: Array, rejected: Array) -> Array:
     return np.array([(c + r) ** 2 for c, r in zip(chosen, rejected, strict=True)])
 
 
+def score_l2(scores: Array) -> Array:
+    """Safe RLHF's regularization of one score: its square."""
+    return np.array([s * s for s in scores])
+
+
 def ranked_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     for i in range(len(ranks)):

@@ -12,6 +12,7 @@ from truing.algorithms.comparison import (
     bradley_terry,
     centering,
     ranked_pairs,
+    score_l2,
     soft_bradley_terry,
     tied_pairs,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "reduce_mean",
     "robust_dpo",
     "scale_to_unit",
+    "score_l2",
     "sequence_sum",
     "simpo",
     "soft_bradley_terry",

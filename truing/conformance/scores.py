@@ -10,7 +10,14 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor
 
-from truing.algorithms import bradley_terry, plackett_luce, soft_bradley_terry, squared_error
+from truing.algorithms import (
+    bradley_terry,
+    centering,
+    plackett_luce,
+    score_l2,
+    soft_bradley_terry,
+    squared_error,
+)
 from truing.conformance.spaces import draw, least
 
 Loss = Callable[[Tensor], Tensor]
@@ -41,6 +48,22 @@ def pairs(score_K: Tensor, *, scale: float = 1.0, swapped: bool = False) -> Tens
 def labelled(score_K: Tensor, *, label: Callable[[Tensor], Tensor] = lambda p: p) -> Tensor:
     """Soft labels: each pair once, with the probability that its first wins."""
     return soft_bradley_terry(score_K[FIRST_N], score_K[SECOND_N], label(WINS_N)).mean()
+
+
+WEIGHT = 0.01  # of the penalty: larger, and a label would leave [0, 1]
+
+
+def drawn(score_K: Tensor, *, weight: float = WEIGHT, pairwise: bool = False) -> Tensor:
+    """Pairs with the penalty, labelled so that they hold it off at the true scores about their
+    mean t: labels that are x (t_i - t_j) too high push each score up by x K t_i / pairs, and the
+    penalty draws it down by 2 weight t_i / K."""
+    level = TRUE_K.mean()
+    score_K, gap_N = score_K - level, TRUE_K[FIRST_N] - TRUE_K[SECOND_N]
+    label_N = WINS_N + 2 * WEIGHT * len(gap_N) / K**2 * gap_N
+    loss = soft_bradley_terry(score_K[FIRST_N], score_K[SECOND_N], label_N).mean()
+    if pairwise:
+        return loss + weight * centering(score_K[FIRST_N], score_K[SECOND_N]).mean()
+    return loss + weight * score_l2(score_K).mean()
 
 
 def probabilities() -> Tensor:
@@ -98,6 +121,15 @@ SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
             "label smoothed by a tenth": lambda s: labelled(s, label=lambda p: 0.9 * p + 0.05),
         },
         False,
+    ),
+    "score_l2": (
+        drawn,
+        {
+            "weight halved": lambda s: drawn(s, weight=WEIGHT / 2),
+            "sums of pairs in place of scores": lambda s: drawn(s, pairwise=True),
+            "about another zero": lambda s: drawn(s + 0.1),
+        },
+        True,
     ),
     "plackett_luce": (
         orders,

@@ -60,7 +60,9 @@ def run(config: RewardConfig) -> Run | outlook.Outlook:
             accelerator,
             model,
             rows,
-            RECIPES[config.loss_type].objective(config.center_rewards_coefficient, model.place),
+            RECIPES[config.loss_type].objective(
+                config.center_rewards_coefficient, model.place, l2=config.score_l2_coefficient
+            ),
             config,
             held_out=eval_rows,
             look=_looker(run, model, eval_rows or rows, encoder, config),

@@ -50,8 +50,8 @@ ROWS: dict[str, list[Ranked]] = {
     ],
 }
 OBJECTIVES: dict[str, Callable[[], Score]] = {
-    "bradley_terry": lambda: Score(0.1),
-    "plackett_luce": lambda: Listed(0.1),
+    "bradley_terry": lambda: Score(0.1, l2=0.3),
+    "plackett_luce": lambda: Listed(0.1, l2=0.3),
     "regression": lambda: Rated(None),
 }
 # The loss where all scores are 0, a mean over the rankings.
@@ -150,7 +150,11 @@ def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
         ({"standardize_ratings": False}, "no effect without loss_type: regression"),
         (
             {"loss_type": "regression", "center_rewards_coefficient": 0.01},
-            "would pull scores off their ratings",
+            "center_rewards_coefficient would pull scores off their ratings",
+        ),
+        (
+            {"loss_type": "regression", "score_l2_coefficient": 0.01},
+            "score_l2_coefficient would pull scores off their ratings",
         ),
     ],
 )
@@ -159,6 +163,21 @@ def test_settings_without_effect_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         settings(RewardConfig, "model", "rows", **values)
+
+
+def test_the_mean_square_of_each_rankings_scores_is_added(tiny: Path) -> None:
+    model = load_reward_model(tiny)
+    for recipe in ("bradley_terry", "plackett_luce"):
+        rows, kind = ROWS[recipe], RECIPES[recipe].objective
+        totals = {"rankings": torch.tensor(float(len(rows)))}
+        plain, more = (
+            float(objective.loss(model, objective.collate(rows), totals)[0].detach())
+            for objective in (kind(None), kind(None, l2=0.5))
+        )
+        squares = [sequence_scores(model, row.responses).square().mean() for row in rows]
+        wanted = 0.5 * float(torch.stack(squares).mean())
+        assert more - plain == pytest.approx(wanted, abs=1e-5)
+        assert wanted > 0.1
 
 
 # --- ties and probabilities -----------------------------------------------------------------------
