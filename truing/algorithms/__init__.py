@@ -19,6 +19,7 @@ from truing.algorithms.comparison import (
 from truing.algorithms.controllers import KLController, Moments
 from truing.algorithms.policy import explained_variance, ppo_clip, value_clip
 from truing.algorithms.preference import cdpo, dpo, hinge, ipo, robust_dpo
+from truing.algorithms.process import step_cross_entropy, step_minimum, step_product
 from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.rating import squared_error
 from truing.algorithms.reference_free import cpo, log_odds_ratio, orpo, simpo
@@ -63,6 +64,9 @@ __all__ = [
     "simpo",
     "soft_bradley_terry",
     "squared_error",
+    "step_cross_entropy",
+    "step_minimum",
+    "step_product",
     "tied_pairs",
     "token_logp",
     "token_rewards",

@@ -17,6 +17,7 @@ from truing.algorithms import (
     score_l2,
     soft_bradley_terry,
     squared_error,
+    step_cross_entropy,
 )
 from truing.conformance.spaces import draw, least
 
@@ -102,6 +103,16 @@ def absolute(score_K: Tensor) -> Tensor:
     return (away_K3.square() + 1e-6).sqrt().mean()
 
 
+def judged_steps(score_K: Tensor, *, label: Callable[[Tensor], Tensor] = lambda p: p) -> Tensor:
+    """Five steps, each judged by everyone: the share of those who find it right is its label."""
+    return step_cross_entropy(score_K, label(TRUE_K.sigmoid())).mean()
+
+
+def by_majority(score_K: Tensor) -> Tensor:
+    """What most say is taken for certain; a little weight on the logits lets it end somewhere."""
+    return judged_steps(score_K, label=lambda p: p.round()) + 1e-3 * score_l2(score_K).mean()
+
+
 # For each loss: what it is on all judgements, the same put together wrongly, and whether it tells
 # the constant.
 SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
@@ -135,6 +146,15 @@ SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
         orders,
         {"order turned over": lambda s: orders(s, turned=True), "every choice from all": from_all},
         False,
+    ),
+    "process": (
+        judged_steps,
+        {
+            "right and wrong exchanged": lambda s: judged_steps(s, label=lambda p: 1 - p),
+            "labels by majority": by_majority,
+            "shifted by a tenth": lambda s: judged_steps(s + 0.1),
+        },
+        True,
     ),
     "regression": (
         rated,

@@ -47,6 +47,11 @@ class Ranked(NamedTuple):
     ranks: tuple[int, ...] = ()
     ratings: tuple[float, ...] = ()
 
+    @property
+    def asked(self) -> bool:
+        """Whether it says anything about accuracy: answers that are equal have no right order."""
+        return bool(self.pairs)
+
 
 class Score:
     """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step.

@@ -135,7 +135,8 @@ def test_figures_are_of_the_pairs_that_have_an_order(recipe: str, tiny: Path) ->
 
 def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
     kinds = RewardConfig.model_fields["loss_type"].annotation
-    assert list(get_args(kinds)) == list(RECIPES) == list(OBJECTIVES)
+    assert list(get_args(kinds)) == [*RECIPES, "process"]
+    assert list(RECIPES) == list(OBJECTIVES)
     for name, recipe in RECIPES.items():
         assert type(OBJECTIVES[name]()) is recipe.objective
 
@@ -147,14 +148,21 @@ def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
         ({"ties": "breslow"}, "breslow belongs to loss_type: plackett_luce"),
         ({"loss_type": "regression", "ties": "breslow"}, "but it is regression"),
         ({"loss_type": "regression", "ties": "half"}, "but it is regression"),
+        ({"step_aggregation": "min"}, "no effect without loss_type: process"),
+        ({"step_separator": "#"}, "no effect without loss_type: process"),
+        ({"loss_type": "process", "ties": "half"}, "but it is process"),
+        ({"loss_type": "process", "reward_reference": "rows"}, "would move a zero"),
+        ({"loss_type": "process", "center_rewards_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "process", "score_l2_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "process", "step_separator": ""}, "step_separator"),
         ({"standardize_ratings": False}, "no effect without loss_type: regression"),
         (
             {"loss_type": "regression", "center_rewards_coefficient": 0.01},
-            "center_rewards_coefficient would pull scores off their ratings",
+            "center_rewards_coefficient would pull scores off",
         ),
         (
             {"loss_type": "regression", "score_l2_coefficient": 0.01},
-            "score_l2_coefficient would pull scores off their ratings",
+            "score_l2_coefficient would pull scores off",
         ),
     ],
 )
