@@ -1,11 +1,12 @@
 """The settings of the commands that sample, judge and measure, and train nothing."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from truing.config import Topic
-from truing.settings import CommandTopic, LoadTopic, ModelTopic
+from truing.settings import CommandTopic, LoadTopic, ModelTopic, as_list
+from truing.settings_reward import EnsembleTopic
 
 
 def _reward() -> Any:
@@ -55,13 +56,17 @@ class SampleConfig(PromptsTopic, SamplingTopic, ModelTopic, CommandTopic):
     num_generations: int = Field(1, ge=1, description="Completions per prompt.")
 
 
-class CompareConfig(LoadTopic, CommandTopic):
+class CompareConfig(EnsembleTopic, LoadTopic, CommandTopic):
     """Compare: turn samples into comparisons by asking a reward"""
 
     samples: str = Field(
         description="File that `truing sample` wrote, with two or more per prompt."
     )
-    reward: str = _reward()
+    reward: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        min_length=1,
+        description="Who judges, one or several: the folder of a reward run, the name of a rule, "
+        "or module:function, called with lists of prompts and completions.",
+    )
     output_file: str = Field(
         description="File to write: jsonl rows of prompt, chosen, rejected and their provenance."
     )
@@ -72,12 +77,13 @@ class CompareConfig(LoadTopic, CommandTopic):
     )
 
 
-class RewardBenchConfig(LoadTopic, CommandTopic):
+class RewardBenchConfig(EnsembleTopic, LoadTopic, CommandTopic):
     """Reward bench: how often a reward orders held-out pairs rightly"""
 
-    reward: str = Field(
-        description="The reward in question: the folder of a reward run, the name of a rule, or "
-        "module:function.",
+    reward: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        min_length=1,
+        description="The reward in question, or several: the folder of a reward run, the name of a "
+        "rule, or module:function.",
         json_schema_extra={"positional": True},
     )
     dataset_name: str = Field(

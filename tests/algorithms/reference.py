@@ -140,6 +140,31 @@ def step_minimum(logits: Array, mask: Array) -> Array:
     return np.array(out)
 
 
+def members(scores: Array, what: str) -> Array:
+    """Coste et al. (2023): the mean, the least or the deviation of the members of an ensemble."""
+    out: list[float] = []
+    for n in range(scores.shape[1]):
+        column = [float(scores[m, n]) for m in range(len(scores))]
+        mean = math.fsum(column) / len(column)
+        variance = math.fsum((x - mean) ** 2 for x in column) / len(column)
+        out.append({"mean": mean, "least": min(column), "deviation": math.sqrt(variance)}[what])
+    return np.array(out)
+
+
+def uncertainty_weighted(scores: Array, weight: float) -> Array:
+    """Coste et al. (2023): the mean less the weighted mean squared distance from it."""
+    return members(scores, "mean") - weight * members(scores, "deviation") ** 2
+
+
+def cost_sign(costs: Array, harmful: Array) -> Array:
+    """Dai et al. (2023): -ln sigmoid(s c), s = +1 for what is harmful and -1 for what is not."""
+    out: list[float] = []
+    for c, harm in zip(costs, harmful, strict=True):
+        sign = 1 if harm else -1
+        out.append(-math.log(1 / (1 + math.exp(-sign * c))))
+    return np.array(out)
+
+
 def dpo(policy: Array, reference: Array, beta: float) -> Array:
     """Rafailov et al. (2023), eq. 7. Rows: log-probs of (chosen, rejected) responses."""
     out: list[float] = []

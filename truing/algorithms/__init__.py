@@ -17,6 +17,13 @@ from truing.algorithms.comparison import (
     tied_pairs,
 )
 from truing.algorithms.controllers import KLController, Moments
+from truing.algorithms.cost import cost_sign
+from truing.algorithms.ensembles import (
+    ensemble_mean,
+    ensemble_std,
+    uncertainty_weighted,
+    worst_case,
+)
 from truing.algorithms.policy import explained_variance, ppo_clip, value_clip
 from truing.algorithms.preference import cdpo, dpo, hinge, ipo, robust_dpo
 from truing.algorithms.process import step_cross_entropy, step_minimum, step_product
@@ -39,8 +46,11 @@ __all__ = [
     "bradley_terry",
     "cdpo",
     "centering",
+    "cost_sign",
     "cpo",
     "dpo",
+    "ensemble_mean",
+    "ensemble_std",
     "entropy",
     "explained_variance",
     "gae",
@@ -70,6 +80,8 @@ __all__ = [
     "tied_pairs",
     "token_logp",
     "token_rewards",
+    "uncertainty_weighted",
     "value_clip",
     "whiten",
+    "worst_case",
 ]

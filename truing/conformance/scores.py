@@ -13,6 +13,7 @@ from torch import Tensor
 from truing.algorithms import (
     bradley_terry,
     centering,
+    cost_sign,
     plackett_luce,
     score_l2,
     soft_bradley_terry,
@@ -113,6 +114,14 @@ def by_majority(score_K: Tensor) -> Tensor:
     return judged_steps(score_K, label=lambda p: p.round()) + 1e-3 * score_l2(score_K).mean()
 
 
+def costs(score_K: Tensor, *, sign: float = 1.0, weight: float = 1.0) -> Tensor:
+    """Pairs of costs, and of each response how many find it harmful."""
+    harm_K, yes_K = TRUE_K.sigmoid(), torch.ones(K)
+    signs_K = harm_K * cost_sign(sign * score_K, yes_K)
+    signs_K = signs_K + (1 - harm_K) * cost_sign(sign * score_K, 1 - yes_K)
+    return pairs(score_K) + weight * signs_K.mean()
+
+
 # For each loss: what it is on all judgements, the same put together wrongly, and whether it tells
 # the constant.
 SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
@@ -153,6 +162,15 @@ SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
             "right and wrong exchanged": lambda s: judged_steps(s, label=lambda p: 1 - p),
             "labels by majority": by_majority,
             "shifted by a tenth": lambda s: judged_steps(s + 0.1),
+        },
+        True,
+    ),
+    "cost": (
+        costs,
+        {
+            "harmful taken for safe": lambda s: costs(s, sign=-1.0),
+            "sign term dropped": lambda s: costs(s, weight=0.0),
+            "shifted so that the mean is 0": lambda s: costs(s - s.mean()),
         },
         True,
     ),

@@ -11,7 +11,7 @@ from truing.generation.engine import Sampling
 from truing.generation.sample import complete
 from truing.models.loading import Loading
 from truing.models.model import load_policy
-from truing.rewards import ModelReward, judge, score, simulated
+from truing.rewards import Ensemble, judge, models_of, score, simulated
 from truing.settings_judging import CompareConfig, SampleConfig
 from truing.writing import check_output
 
@@ -77,12 +77,14 @@ def compare(config: CompareConfig) -> Path:
     scores = score(
         reward, [d.prompt for d in rows.rows], [_string(d.completion) for d in rows.rows]
     )
+    stds = reward.stds if isinstance(reward, Ensemble) else []
+    apart = {(d.prompt, _string(d.completion)): x for d, x in zip(rows.rows, stds, strict=False)}
     groups: dict[Text, list[tuple[float, str, str]]] = {}
     for demonstration, value in zip(rows.rows, scores, strict=True):
         end = str(demonstration.provenance.extra.get("finish_reason", "unknown"))
         judged = (value, _string(demonstration.completion), end)
         groups.setdefault(demonstration.prompt, []).append(judged)
-    source = "ai" if isinstance(reward, ModelReward) else "verifier"
+    source, names = "ai" if models_of(reward) else "verifier", ", ".join(config.reward)
     marked = simulated(reward)
     out: list[Comparison] = []
     equal = 0
@@ -94,11 +96,13 @@ def compare(config: CompareConfig) -> Path:
                 equal += 1
                 continue
             told: dict[str, object] = {"scores": [high, low], "finish_reason": [end, other_end]}
-            who = Provenance(source, config.reward, simulated=marked, extra=told)
+            if apart:
+                told["ensemble_std"] = [apart[prompt, better], apart[prompt, worse]]
+            who = Provenance(source, names, simulated=marked, extra=told)
             out.append(Comparison(prompt, better, worse, provenance=who))
     if not out:
         raise ValueError(
-            f"the reward {config.reward} tells no two completions of a prompt in {config.samples} "
+            f"the reward {names} tells no two completions of a prompt in {config.samples} "
             "apart: sample more per prompt (num_generations), or judge by something finer"
         )
     save(out, config.output_file)

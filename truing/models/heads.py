@@ -4,7 +4,7 @@ It is transformers' sequence-classification model with one label, so a reward mo
 library loads here and ours loads there. The score is read at the last token of the response. The
 shift that gives reference responses a mean of 0 is kept in the config (``reward_shift``), hence in
 the checkpoint: a reader that does not know it sees the same ranking. ``reward_kind`` says what else
-a score may be: a process reward model's is about the steps of a response.
+a score may be: of the steps of a response, or a cost, whose sign has a meaning.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,6 +106,13 @@ class ProcessRewardModel(RewardModel):
         return AGGREGATIONS[self.core.config.step_aggregation](logit_BS, place_BS >= 0)
 
 
+class CostModel(RewardModel):
+    """Costs (B,) of whole sequences: above 0 is harmful. As a reward it is minus its cost."""
+
+    def scores(self, layout: Layout) -> Tensor:
+        return -self(layout)
+
+
 class ValueModel(RewardModel):
     """Values (B, T): what is still to come, foreseen where each scored token is decided."""
 
@@ -121,7 +128,11 @@ def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int 
 
 # What a score may be, and the class that gives it. The mean score of references is no zero of the
 # others: theirs has a meaning.
-KINDS: dict[str, type[RewardModel]] = {"score": RewardModel, "process": ProcessRewardModel}
+KINDS: dict[str, type[RewardModel]] = {
+    "score": RewardModel,
+    "process": ProcessRewardModel,
+    "cost": CostModel,
+}
 
 
 def of_kind(model: RewardModel, kind: str, **told: str) -> RewardModel:
@@ -139,12 +150,12 @@ def of_kind(model: RewardModel, kind: str, **told: str) -> RewardModel:
 
 
 def load_reward_model(
-    source: Path | str, loading: Loading | None = None, *, trained: bool = False
+    source: Path | str, loading: Loading | None = None, *, trained: bool = False, seed: int = 0
 ) -> RewardModel:
     """Load a reward model, or give a causal language model a new scalar head.
 
-    A new head is drawn from N(0, 1/(H+1)) as in Stiennon et al. 2020 (arXiv:2009.01325), from a
-    fixed seed. Raises ValueError for a classifier of more than one label, and for a model that
+    A new head is drawn from N(0, 1/(H+1)) as in Stiennon et al. 2020 (arXiv:2009.01325), by
+    ``seed``. Raises ValueError for a classifier of more than one label, and for a model that
     would need a new head where a ``trained`` one is asked for.
     """
     loading = loading or Loading()
@@ -178,7 +189,7 @@ def load_reward_model(
             "reward run, or make one with `truing reward`"
         )
     if new:
-        draw = torch.Generator().manual_seed(0)
+        draw = torch.Generator().manual_seed(seed)
         width = head.in_features
         weight = torch.randn(1, width, generator=draw) / (width + 1) ** 0.5
         cast(Tensor, head.weight.data).copy_(weight)
@@ -201,6 +212,8 @@ def load_value_model(source: Path | str, loading: Loading | None = None) -> Valu
     # Log-odds of steps are no score: what is foreseen would be another thing.
     if scorer.fresh or isinstance(scorer, ProcessRewardModel):
         nn.init.zeros_(model.core.score.weight)
+    elif isinstance(scorer, CostModel):
+        model.core.score.weight.data.neg_()
     return model
 
 

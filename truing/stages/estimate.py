@@ -23,6 +23,7 @@ from truing.algorithms.controllers import KLController, Moments
 from truing.algorithms.policy import explained_variance
 from truing.algorithms.tokens import k1, k3, sequence_sum
 from truing.data.batch import Tokens
+from truing.rewards import combined, spread
 from truing.settings_online import OnlineConfig
 from truing.stages.rollout import Episode
 
@@ -113,7 +114,11 @@ class Estimator:
         return lessons, figures
 
     def raw_scores(self, episodes: Sequence[Episode]) -> list[float]:
-        """The weighted sum of each episode's rewards, as they came."""
+        """Each episode's rewards as one: their weighted sum, as they came, or what the ensemble
+        makes of them."""
+        if self.config.ensemble != "sum":
+            members = list(zip(*(e.scores for e in episodes), strict=True))
+            return combined(members, self.config.ensemble, self.config.uncertainty_coef)
         return [sum(w * s for w, s in zip(self.weights, e.scores, strict=True)) for e in episodes]
 
     def shaped(self, scores: Sequence[float]) -> list[float]:
@@ -147,7 +152,8 @@ class Estimator:
         scores = [s - penalty * (not end) for s, end in zip(raw, finished, strict=True)]
         paid = -self.controller.coef * float(sequence_sum(x.kl_BT, x.mask_BT).mean())
         lengths = [len(e.logp_T) for e in episodes]
-        columns = zip(*(e.scores for e in episodes), strict=True)
+        columns = list(zip(*(e.scores for e in episodes), strict=True))
+        apart = [] if self.config.ensemble == "sum" else spread(columns)
         return {
             "objective/kl": fmean(float((e.logp_T - e.ref_logp_T).sum()) for e in episodes),
             "objective/entropy": fmean(-float(e.logp_T.sum()) for e in episodes),
@@ -158,6 +164,7 @@ class Estimator:
                 f"rewards/{n}/mean": fmean(c)
                 for n, c in zip(self.config.reward, columns, strict=True)
             },
+            **({"rewards/ensemble_std/mean": fmean(apart)} if apart else {}),
             "val/num_eos_tokens": float(sum(finished)),
             "completions/eos_rate": fmean(finished),
             "completions/mean_length": fmean(lengths),

@@ -83,16 +83,17 @@ def run(config: RewardConfig) -> Run | outlook.Outlook:
             figures |= held_out_steps(model, eval_rows, size)
         elif eval_rows:
             figures |= held_out_accuracy(model, eval_rows, size)
+            figures |= held_out_signs(model, eval_rows, size)
         return setup.close(run, accelerator, model, encoder, figures, dataset.notes)
 
 
 def beginning(config: RewardConfig) -> RewardModel:
     """The model that training starts from, as one of the kind that it becomes."""
-    model = load_reward_model(config.model_name_or_path, Loading.of(config))
+    model = load_reward_model(config.model_name_or_path, Loading.of(config), seed=config.seed)
     if config.loss_type == "process":
         told = {"step_separator": config.step_separator}
         return of_kind(model, "process", step_aggregation=config.step_aggregation, **told)
-    return of_kind(model, "score")
+    return of_kind(model, "cost" if config.loss_type == "cost" else "score")
 
 
 def encoded(dataset: Dataset[Any], encoder: Encoder, config: RewardConfig) -> list[Any]:
@@ -120,7 +121,7 @@ class Zero(NamedTuple):
 
     @classmethod
     def of(cls, config: RewardConfig, dataset: Dataset[Any], encoder: Encoder) -> "Zero":
-        if config.loss_type == "process":
+        if config.loss_type in ("process", "cost"):
             return cls()
         reference = reference_responses(config, dataset)
         with setup.apart(encoder, "reference"):
@@ -218,6 +219,27 @@ def held_out_accuracy(
         "eval_accuracy_low": accuracy.low,
         "eval_accuracy_high": accuracy.high,
         "eval_pairs": float(sum(len(row.pairs) for row in rows)),
+    }
+
+
+def held_out_signs(model: RewardModel, rows: Sequence[Ranked], batch_size: int) -> dict[str, float]:
+    """Share of held-out responses whose cost is above 0 as they are harmful, or not; its interval
+    clustered by prompt. Nothing for another model."""
+    flat = [
+        (tokens, harm)
+        for row in rows
+        if row.harmful
+        for tokens, harm in zip(row.responses, row.harmful, strict=True)
+    ]
+    if not flat:
+        return {}
+    scores = sequence_scores(model, [tokens for tokens, _ in flat], batch_size).tolist()
+    right = [float((score < 0) == harm) for score, (_, harm) in zip(scores, flat, strict=True)]
+    found = rate(right, numbered(tokens.prompt for tokens, _ in flat))
+    return {
+        "eval_accuracy_sign": found.value,
+        "eval_accuracy_sign_low": found.low,
+        "eval_accuracy_sign_high": found.high,
     }
 
 

@@ -45,7 +45,7 @@ ROWS: list[dict[str, Any]] = [
     }
     for i in range(24)
 ]
-HELD_OUT = [row | {"prompt": f"q{i}"} for i, row in enumerate(ROWS[8:20])]
+HELD_OUT: list[dict[str, Any]] = [row | {"prompt": f"q{i}"} for i, row in enumerate(ROWS[8:20])]
 A = Solution(Tokens((1, 2), (10, 198, 11, 12, 198, 3)), (1, 4, 5), (True, False, True))
 B = Solution(Tokens((4,), (13, 3)), (1,), (False,))
 C = Solution(Tokens((1, 2), (10, 11, 198, 3)), (2, 3), (True, True))
@@ -193,12 +193,21 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     for name, rows in files.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    values: dict[str, Any] = dict(
-        output_dir=str(folder / "run"), model_name_or_path=str(tiny), use_cpu=True, report_to=[],
-        dataset_name=str(folder / "rows.jsonl"), eval_dataset_name=str(folder / "held.jsonl"),
-        loss_type="process", step_aggregation="min", learning_rate=1e-2, max_steps=40,
-        logging_steps=1, num_completions_to_print=1, log_completions_steps=40,
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "output_dir": str(folder / "run"),
+        "model_name_or_path": str(tiny),
+        "use_cpu": True,
+        "report_to": "none",
+        "dataset_name": str(folder / "rows.jsonl"),
+        "eval_dataset_name": str(folder / "held.jsonl"),
+        "loss_type": "process",
+        "step_aggregation": "min",
+        "learning_rate": 1e-2,
+        "max_steps": 40,
+        "logging_steps": 1,
+        "num_completions_to_print": 1,
+        "log_completions_steps": 40,
+    }
     run = reward.run(check(RewardConfig, values))
     assert isinstance(run, Run)
     return run
@@ -211,7 +220,7 @@ def test_it_learns_which_steps_are_wrong(trained: Run) -> None:
     assert summary["eval_accuracy_low"] < summary["eval_accuracy"] <= summary["eval_accuracy_high"]
     assert summary["eval_accuracy"] > 0.9
     assert summary["eval_accuracy_low"] > 0.6
-    steps = [label for row in HELD_OUT for label in row["labels"]]
+    steps: list[bool] = [label for row in HELD_OUT for label in row["labels"]]
     assert summary["eval_labelled_steps"] == len(steps)
     assert summary["eval_steps_right"] == pytest.approx(sum(steps) / len(steps))
     # Nothing was shifted: 0 is a solution that is right for certain.

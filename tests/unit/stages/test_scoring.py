@@ -14,14 +14,14 @@ from truing.config import ConfigError
 from truing.data.batch import Encoder, Tokens
 from truing.data.formats import DataError, load, save
 from truing.data.schema import Ranking
-from truing.models.heads import load_reward_model, sequence_scores
+from truing.models.heads import load_reward_model, of_kind, sequence_scores
 from truing.models.model import load_policy
 from truing.run import Run
 from truing.settings import RewardConfig
 from truing.stages import reward
 from truing.stages.learner import means
 from truing.stages.reward import check_prompts, held_out_accuracy
-from truing.stages.scoring import RECIPES, Listed, Ranked, Rated, Score, encode_rankings
+from truing.stages.scoring import RECIPES, Cost, Listed, Ranked, Rated, Score, encode_rankings
 
 Write = Callable[..., str]
 Settings = Callable[..., Any]
@@ -48,11 +48,17 @@ ROWS: dict[str, list[Ranked]] = {
         Ranked((E, F), ((1, 0),), ratings=(1.0, 3.0)),
         Ranked((D, B), (), ratings=(1.0, 1.0)),
     ],
+    "cost": [
+        Ranked((A, B), ((0, 1),), harmful=(False, True)),
+        Ranked((E, F), ((0, 1),), harmful=(True, True)),
+        Ranked((D, B), ((0, 1),), harmful=(False, False)),
+    ],
 }
 OBJECTIVES: dict[str, Callable[[], Score]] = {
     "bradley_terry": lambda: Score(0.1, l2=0.3),
     "plackett_luce": lambda: Listed(0.1, l2=0.3),
     "regression": lambda: Rated(None),
+    "cost": lambda: Cost(None, l2=0.3),
 }
 # The loss where all scores are 0, a mean over the rankings.
 AT_ZERO = {
@@ -61,6 +67,8 @@ AT_ZERO = {
     "plackett_luce": (math.log(24) + math.log(2) + 2 * math.log(3)) / 3,
     # Mean squares: (4 + 0 + 1) / 3, (1 + 9) / 2 and 1.
     "regression": (5 / 3 + 5 + 1) / 3,
+    # The pair and both signs.
+    "cost": 3 * math.log(2),
 }
 
 
@@ -116,7 +124,8 @@ def test_each_response_is_read_once(recipe: str, tiny: Path) -> None:
 
 @pytest.mark.parametrize("recipe", OBJECTIVES)
 def test_figures_are_of_the_pairs_that_have_an_order(recipe: str, tiny: Path) -> None:
-    model, objective, rows = load_reward_model(tiny), OBJECTIVES[recipe](), ROWS[recipe]
+    model = of_kind(load_reward_model(tiny), "cost" if recipe == "cost" else "score")
+    objective, rows = OBJECTIVES[recipe](), ROWS[recipe]
     _, stats = objective.loss(model, objective.collate(rows), {"rankings": torch.tensor(1.0)})
     right: list[float] = []
     margin: list[float] = []
@@ -135,7 +144,7 @@ def test_figures_are_of_the_pairs_that_have_an_order(recipe: str, tiny: Path) ->
 
 def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
     kinds = RewardConfig.model_fields["loss_type"].annotation
-    assert list(get_args(kinds)) == [*RECIPES, "process"]
+    assert list(get_args(kinds)) == [*list(RECIPES)[:3], "process", "cost"]
     assert list(RECIPES) == list(OBJECTIVES)
     for name, recipe in RECIPES.items():
         assert type(OBJECTIVES[name]()) is recipe.objective
@@ -153,6 +162,9 @@ def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
         ({"loss_type": "process", "ties": "half"}, "but it is process"),
         ({"loss_type": "process", "reward_reference": "rows"}, "would move a zero"),
         ({"loss_type": "process", "center_rewards_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "cost", "reward_reference": "rows"}, "would move a zero"),
+        ({"loss_type": "cost", "center_rewards_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "cost", "ties": "half"}, "but it is cost"),
         ({"loss_type": "process", "score_l2_coefficient": 0.1}, "would pull scores off"),
         ({"loss_type": "process", "step_separator": ""}, "step_separator"),
         ({"standardize_ratings": False}, "no effect without loss_type: regression"),
