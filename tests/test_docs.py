@@ -143,7 +143,7 @@ def test_every_entry_of_every_table_is_explained() -> None:
     for name in online.RECIPES:
         named = page("ppo.md") + page("reinforce.md") + page("grpo.md")
         assert f"| `{name}`" in named or f"truing {name}" in page("ppo.md")
-    for name in [*RULES, *scoring.RECIPES]:
+    for name in [*RULES, *scoring.RECIPES, "process"]:
         assert f"`{name}`" in page("reward.md")
     for name in NAMED_TEMPLATES:
         assert f"`{name}`" in page("data.md")

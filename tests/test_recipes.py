@@ -49,7 +49,9 @@ def words_for(recipe: Path, model: Path, rows: str, out: Path) -> list[str]:
     words += ["--ptx-dataset-name", rows] if "ptx_dataset_name" in text else []
     if "reward:" in text:
         # No reward model either, so the critic starts from the policy; a context of 160 tokens.
-        words += ["--reward", "length", "--response-length", "16"]
+        words += ["--response-length", "16"]
+        words += [] if "ensemble:" in text else ["--reward", "length"]
+        words += ["--reward", "length", "brevity"] if "ensemble:" in text else []
         words += ["--value-model", "policy"] if "value_model" in text else []
         words += ["--overlong-buffer", "4"] if "overlong_buffer" in text else []
     return words
@@ -68,7 +70,7 @@ def steps_of(config: TrainingConfig) -> int:
 
 def test_the_recipes_are_there() -> None:
     folders = {"quickstart", "hh-chat-lora-0.5b", "instructgpt", "best-of-n", "rs-dpo"}
-    assert {r.parent.name for r in RECIPES} == folders | {"ppo-max", "dapo"}
+    assert {r.parent.name for r in RECIPES} == folders | {"ppo-max", "dapo", "ensemble"}
     assert {r.stem for r in RECIPES} == set(ROWS)
 
 

@@ -7,15 +7,30 @@ It sees texts, never token ids, so a reward model may use another tokenizer than
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
+from torch import Tensor
+
 from truing import console
+from truing.algorithms.ensembles import (
+    ensemble_mean,
+    ensemble_std,
+    uncertainty_weighted,
+    worst_case,
+)
 from truing.data.batch import Encoder
 from truing.data.schema import Text
-from truing.models.heads import RewardModel, load_reward_model, sequence_scores
+from truing.data.steps import StepEncoder
+from truing.models.heads import (
+    ProcessRewardModel,
+    RewardModel,
+    load_reward_model,
+    sequence_scores,
+)
 from truing.models.loading import Loading
 from truing.settings import TokenizerTopic
 from truing.settings_judging import BestConfig, CompareConfig, RewardBenchConfig
@@ -38,6 +53,8 @@ class ModelReward:
         self.model = model
         self.batch_size = batch_size
         self.encoder = Encoder(model.tokenizer, template=template, max_length=model.context)
+        if isinstance(model, ProcessRewardModel):
+            self.encoder = StepEncoder.of(self.encoder, model.separator)
         self.cut = 0
 
     def reads(self, prompt: Text) -> bool:
@@ -80,19 +97,78 @@ def brevity(prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
 RULES: dict[str, Reward] = {"length": length, "brevity": brevity}
 
 
+# What the scores of several rewards (M, N) come to, by the name of the setting.
+ENSEMBLES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "sum": lambda score_MN, _: score_MN.sum(0),
+    "mean": lambda score_MN, _: ensemble_mean(score_MN),
+    "worst": lambda score_MN, _: worst_case(score_MN),
+    "uncertainty": lambda score_MN, coef: uncertainty_weighted(score_MN, coef=coef),
+}
+
+
+def combined(
+    scores: Sequence[Sequence[float]], ensemble: str, coef: float | None = None
+) -> list[float]:
+    """The members' scores (a row for each) as one score of each completion."""
+    score_MN = torch.tensor(scores, dtype=torch.float64)
+    return ENSEMBLES[ensemble](score_MN, coef or 0.0).tolist()
+
+
+def spread(scores: Sequence[Sequence[float]]) -> list[float]:
+    """How far the members (a row for each) are apart about each completion."""
+    return ensemble_std(torch.tensor(scores, dtype=torch.float64)).tolist()
+
+
+class Ensemble:
+    """Several rewards behind the protocol, as one. ``stds``: how far they were apart about each
+    completion of the last call."""
+
+    def __init__(
+        self, members: Mapping[str, Reward], ensemble: str, coef: float | None = None
+    ) -> None:
+        self.members, self.ensemble, self.coef = members, ensemble, coef
+        self.stds: list[float] = []
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
+        """Raises ValueError, with the member's name, for numbers that are not finite."""
+        scores: list[list[float]] = []
+        for name, member in self.members.items():
+            try:
+                scores.append(score(member, prompts, completions))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        self.stds = spread(scores)
+        return combined(scores, self.ensemble, self.coef)
+
+
+def models_of(reward: Reward) -> list[ModelReward]:
+    """The reward models that it is made of: itself, or some of an ensemble's members."""
+    members = reward.members.values() if isinstance(reward, Ensemble) else [reward]
+    return [member for member in members if isinstance(member, ModelReward)]
+
+
 def simulated(reward: Reward) -> bool:
     """Whether the reward learnt from simulated judgements: then its own are no better."""
-    return isinstance(reward, ModelReward) and reward.model.simulated
+    return any(judge.model.simulated for judge in models_of(reward))
 
 
 def judge(config: BestConfig | CompareConfig | RewardBenchConfig) -> Reward:
-    """The reward of a command that has no other model: the tokenizer's settings are about it."""
-    reward = load_reward(config.reward, Loading.of(config), template=config.chat_template)
+    """The reward of a command that has no other model: the tokenizer's settings are about it.
+
+    Raises ValueError for the same reward twice.
+    """
+    loading, template = Loading.of(config), config.chat_template
+    members = {name: load_reward(name, loading, template=template) for name in config.reward}
+    if len(members) < len(config.reward):
+        raise ValueError(f"reward names {config.reward}, one of them twice: name each once")
+    reward = next(iter(members.values()))
+    if len(members) > 1:
+        reward = Ensemble(members, config.ensemble, config.uncertainty_coef)
     names = TokenizerTopic.model_fields
     idle = [n for n, info in names.items() if getattr(config, n) != info.default]
-    if idle and not isinstance(reward, ModelReward):
+    if idle and not models_of(reward):
         raise ValueError(
-            f"{idle[0]} has no effect: the reward {config.reward} is no model, so it has no "
+            f"{idle[0]} has no effect: the reward {', '.join(members)} is no model, so it has no "
             "tokenizer; leave it out"
         )
     return reward

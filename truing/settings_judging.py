@@ -1,11 +1,12 @@
 """The settings of the commands that sample, judge and measure, and train nothing."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from truing.config import Topic
-from truing.settings import CommandTopic, LoadTopic, ModelTopic
+from truing.settings import CommandTopic, LoadTopic, ModelTopic, as_list
+from truing.settings_reward import EnsembleTopic
 
 # How sure a reward must be of a pair, and what its differences are divided by.
 ETA, TAU = 0.85, 1.0
@@ -58,13 +59,17 @@ class SampleConfig(PromptsTopic, SamplingTopic, ModelTopic, CommandTopic):
     num_generations: int = Field(1, ge=1, description="Completions per prompt.")
 
 
-class CompareConfig(LoadTopic, CommandTopic):
+class CompareConfig(EnsembleTopic, LoadTopic, CommandTopic):
     """Compare: turn samples into comparisons by asking a reward"""
 
     samples: str = Field(
         description="File that `truing sample` wrote, with two or more per prompt."
     )
-    reward: str = _reward()
+    reward: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        min_length=1,
+        description="Who judges, one or several: the folder of a reward run, the name of a rule, "
+        "or module:function, called with lists of prompts and completions.",
+    )
     output_file: str = Field(
         description="File to write: jsonl rows of prompt, chosen, rejected and their provenance."
     )
@@ -95,24 +100,29 @@ class CompareConfig(LoadTopic, CommandTopic):
         return self
 
 
-class BestConfig(LoadTopic, CommandTopic):
+class BestConfig(EnsembleTopic, LoadTopic, CommandTopic):
     """Best: keep the best of each prompt's samples by a reward, to be imitated"""
 
     samples: str = Field(
         description="File that `truing sample` wrote, with two or more per prompt."
     )
-    reward: str = _reward()
+    reward: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        min_length=1,
+        description="Who judges, one or several: the folder of a reward run, the name of a rule, "
+        "or module:function, called with lists of prompts and completions.",
+    )
     output_file: str = Field(
         description="File to write: jsonl rows of prompt, completion and their provenance."
     )
 
 
-class RewardBenchConfig(LoadTopic, CommandTopic):
+class RewardBenchConfig(EnsembleTopic, LoadTopic, CommandTopic):
     """Reward bench: how often a reward orders held-out pairs rightly"""
 
-    reward: str = Field(
-        description="The reward in question: the folder of a reward run, the name of a rule, or "
-        "module:function.",
+    reward: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        min_length=1,
+        description="The reward in question, or several: the folder of a reward run, the name of a "
+        "rule, or module:function.",
         json_schema_extra={"positional": True},
     )
     dataset_name: str = Field(

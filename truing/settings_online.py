@@ -17,6 +17,7 @@ from truing.retired import (
     RETIRED,
 )
 from truing.settings import TrainingConfig, as_list
+from truing.settings_reward import EnsembleTopic
 
 
 class RolloutTopic(Topic):
@@ -215,7 +216,14 @@ class GroupTopic(Topic):
 
 
 class OnlineConfig(
-    RolloutTopic, ScoreTopic, CostTopic, KlTopic, PolicyGradientTopic, PretrainTopic, TrainingConfig
+    RolloutTopic,
+    ScoreTopic,
+    EnsembleTopic,
+    CostTopic,
+    KlTopic,
+    PolicyGradientTopic,
+    PretrainTopic,
+    TrainingConfig,
 ):
     """What learning from a reward asks for, whatever the estimator."""
 
@@ -280,6 +288,8 @@ class OnlineConfig(
             f"reward_weights must be as many as rewards: got {len(self.reward_weights)} for "
             f"{len(self.reward)}": self.reward_weights
             and len(self.reward_weights) != len(self.reward),
+            "reward_weights belong to ensemble: sum": self.reward_weights
+            and self.ensemble != "sum",
             "use_score_norm needs use_score_scaling: true": self.use_score_norm
             and not self.use_score_scaling,
             "kl_horizon has no effect without kl_target": self.kl_horizon != 10_000

@@ -73,6 +73,11 @@ def centering(chosen: Array, rejected: Array) -> Array:
     return np.array([(c + r) ** 2 for c, r in zip(chosen, rejected, strict=True)])
 
 
+def score_l2(scores: Array) -> Array:
+    """Safe RLHF's regularization of one score: its square."""
+    return np.array([s * s for s in scores])
+
+
 def ranked_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     for i in range(len(ranks)):
@@ -104,6 +109,60 @@ def plackett_luce(scores: Sequence[float], ranks: Sequence[int]) -> float:
 def squared_error(scores: Array, ratings: Array) -> Array:
     """HelpSteer2's regression: (s - y) times itself."""
     return np.array([(s - y) * (s - y) for s, y in zip(scores, ratings, strict=True)])
+
+
+def step_cross_entropy(logits: Array, labels: Array) -> Array:
+    """Uesato et al. (2022): the log loss of a classifier with two outputs, 0 and z."""
+    out: list[float] = []
+    for z, y in zip(logits, labels, strict=True):
+        right = math.exp(z) / (1 + math.exp(z))
+        out.append(-y * math.log(right) - (1 - y) * math.log(1 - right))
+    return np.array(out)
+
+
+def step_product(logits: Array, mask: Array) -> Array:
+    """Lightman et al. (2023): the logarithm of the product of the steps' probabilities."""
+    out: list[float] = []
+    for row, there in zip(logits, mask, strict=True):
+        product = 1.0
+        for z, real in zip(row, there, strict=True):
+            product *= 1 / (1 + math.exp(-z)) if real else 1.0
+        out.append(math.log(product))
+    return np.array(out)
+
+
+def step_minimum(logits: Array, mask: Array) -> Array:
+    """The logarithm of the least of them."""
+    out: list[float] = []
+    for row, there in zip(logits, mask, strict=True):
+        steps = [z for z, real in zip(row, there, strict=True) if real]
+        out.append(math.log(min(1 / (1 + math.exp(-z)) for z in steps)))
+    return np.array(out)
+
+
+def members(scores: Array, what: str) -> Array:
+    """Coste et al. (2023): the mean, the least or the deviation of the members of an ensemble."""
+    out: list[float] = []
+    for n in range(scores.shape[1]):
+        column = [float(scores[m, n]) for m in range(len(scores))]
+        mean = math.fsum(column) / len(column)
+        variance = math.fsum((x - mean) ** 2 for x in column) / len(column)
+        out.append({"mean": mean, "least": min(column), "deviation": math.sqrt(variance)}[what])
+    return np.array(out)
+
+
+def uncertainty_weighted(scores: Array, weight: float) -> Array:
+    """Coste et al. (2023): the mean less the weighted mean squared distance from it."""
+    return members(scores, "mean") - weight * members(scores, "deviation") ** 2
+
+
+def cost_sign(costs: Array, harmful: Array) -> Array:
+    """Dai et al. (2023): -ln sigmoid(s c), s = +1 for what is harmful and -1 for what is not."""
+    out: list[float] = []
+    for c, harm in zip(costs, harmful, strict=True):
+        sign = 1 if harm else -1
+        out.append(-math.log(1 / (1 + math.exp(-sign * c))))
+    return np.array(out)
 
 
 def dpo(policy: Array, reference: Array, beta: float) -> Array:

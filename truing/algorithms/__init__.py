@@ -12,10 +12,18 @@ from truing.algorithms.comparison import (
     bradley_terry,
     centering,
     ranked_pairs,
+    score_l2,
     soft_bradley_terry,
     tied_pairs,
 )
 from truing.algorithms.controllers import KLController, Lagrange, Moments
+from truing.algorithms.cost import cost_sign
+from truing.algorithms.ensembles import (
+    ensemble_mean,
+    ensemble_std,
+    uncertainty_weighted,
+    worst_case,
+)
 from truing.algorithms.group import (
     batch_scaled,
     centred,
@@ -25,6 +33,7 @@ from truing.algorithms.group import (
 )
 from truing.algorithms.policy import cispo, explained_variance, ppo_clip, value_clip
 from truing.algorithms.preference import cdpo, dpo, hinge, ipo, robust_dpo
+from truing.algorithms.process import step_cross_entropy, step_minimum, step_product
 from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.rating import squared_error
 from truing.algorithms.reference_free import cpo, log_odds_ratio, orpo, simpo
@@ -50,8 +59,11 @@ __all__ = [
     "centering",
     "centred",
     "cispo",
+    "cost_sign",
     "cpo",
     "dpo",
+    "ensemble_mean",
+    "ensemble_std",
     "entropy",
     "explained_variance",
     "flat_groups",
@@ -75,14 +87,20 @@ __all__ = [
     "reduce_mean",
     "robust_dpo",
     "scale_to_unit",
+    "score_l2",
     "sequence_mean",
     "sequence_sum",
     "simpo",
     "soft_bradley_terry",
     "squared_error",
+    "step_cross_entropy",
+    "step_minimum",
+    "step_product",
     "tied_pairs",
     "token_logp",
     "token_rewards",
+    "uncertainty_weighted",
     "value_clip",
     "whiten",
+    "worst_case",
 ]

@@ -10,7 +10,16 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor
 
-from truing.algorithms import bradley_terry, plackett_luce, soft_bradley_terry, squared_error
+from truing.algorithms import (
+    bradley_terry,
+    centering,
+    cost_sign,
+    plackett_luce,
+    score_l2,
+    soft_bradley_terry,
+    squared_error,
+    step_cross_entropy,
+)
 from truing.conformance.spaces import draw, least
 
 Loss = Callable[[Tensor], Tensor]
@@ -52,6 +61,22 @@ def labelled(
     return loss(score_K[FIRST_N], score_K[SECOND_N], label(WINS_N)).mean()
 
 
+WEIGHT = 0.01  # of the penalty: larger, and a label would leave [0, 1]
+
+
+def drawn(score_K: Tensor, *, weight: float = WEIGHT, pairwise: bool = False) -> Tensor:
+    """Pairs with the penalty, labelled so that they hold it off at the true scores about their
+    mean t: labels that are x (t_i - t_j) too high push each score up by x K t_i / pairs, and the
+    penalty draws it down by 2 weight t_i / K."""
+    level = TRUE_K.mean()
+    score_K, gap_N = score_K - level, TRUE_K[FIRST_N] - TRUE_K[SECOND_N]
+    label_N = WINS_N + 2 * WEIGHT * len(gap_N) / K**2 * gap_N
+    loss = soft_bradley_terry(score_K[FIRST_N], score_K[SECOND_N], label_N).mean()
+    if pairwise:
+        return loss + weight * centering(score_K[FIRST_N], score_K[SECOND_N]).mean()
+    return loss + weight * score_l2(score_K).mean()
+
+
 def probabilities() -> Tensor:
     """Of each order: choose the best of what is left, take it away, and choose again."""
     order_OK = RANKS_OK.argsort(-1)
@@ -90,6 +115,24 @@ def absolute(score_K: Tensor) -> Tensor:
     return (away_K3.square() + 1e-6).sqrt().mean()
 
 
+def judged_steps(score_K: Tensor, *, label: Callable[[Tensor], Tensor] = lambda p: p) -> Tensor:
+    """Five steps, each judged by everyone: the share of those who find it right is its label."""
+    return step_cross_entropy(score_K, label(TRUE_K.sigmoid())).mean()
+
+
+def by_majority(score_K: Tensor) -> Tensor:
+    """What most say is taken for certain; a little weight on the logits lets it end somewhere."""
+    return judged_steps(score_K, label=lambda p: p.round()) + 1e-3 * score_l2(score_K).mean()
+
+
+def costs(score_K: Tensor, *, sign: float = 1.0, weight: float = 1.0) -> Tensor:
+    """Pairs of costs, and of each response how many find it harmful."""
+    harm_K, yes_K = TRUE_K.sigmoid(), torch.ones(K)
+    signs_K = harm_K * cost_sign(sign * score_K, yes_K)
+    signs_K = signs_K + (1 - harm_K) * cost_sign(sign * score_K, 1 - yes_K)
+    return pairs(score_K) + weight * signs_K.mean()
+
+
 # For each loss: what it is on all judgements, the same put together wrongly, and whether it tells
 # the constant.
 SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
@@ -110,10 +153,37 @@ SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
         },
         False,
     ),
+    "score_l2": (
+        drawn,
+        {
+            "weight halved": lambda s: drawn(s, weight=WEIGHT / 2),
+            "sums of pairs in place of scores": lambda s: drawn(s, pairwise=True),
+            "about another zero": lambda s: drawn(s + 0.1),
+        },
+        True,
+    ),
     "plackett_luce": (
         orders,
         {"order turned over": lambda s: orders(s, turned=True), "every choice from all": from_all},
         False,
+    ),
+    "process": (
+        judged_steps,
+        {
+            "right and wrong exchanged": lambda s: judged_steps(s, label=lambda p: 1 - p),
+            "labels by majority": by_majority,
+            "shifted by a tenth": lambda s: judged_steps(s + 0.1),
+        },
+        True,
+    ),
+    "cost": (
+        costs,
+        {
+            "harmful taken for safe": lambda s: costs(s, sign=-1.0),
+            "sign term dropped": lambda s: costs(s, weight=0.0),
+            "shifted so that the mean is 0": lambda s: costs(s - s.mean()),
+        },
+        True,
     ),
     "regression": (
         rated,

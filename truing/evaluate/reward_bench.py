@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from math import log1p
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy.special import expit
 from truing import console
 from truing.data.formats import SIMULATED, load
 from truing.data.schema import Comparison, Ranking, Text
-from truing.rewards import ModelReward, Reward, judge, score, simulated
+from truing.rewards import Ensemble, Reward, judge, models_of, score, simulated
 from truing.settings_judging import RewardBenchConfig
 from truing.stats.ratings import numbered, pair_accuracy
 from truing.writing import check_output, write_json
@@ -86,8 +87,8 @@ def run(config: RewardBenchConfig) -> dict[str, Any]:
     if config.output_file is not None:
         check_output(config.output_file)
     reward = judge(config)
-    model = reward if isinstance(reward, ModelReward) else None
-    read = [r for r in rankings.rows if model is None or model.reads(r.prompt)]
+    models = models_of(reward)
+    read = [r for r in rankings.rows if all(model.reads(r.prompt) for model in models)]
     rows, keys = pairs_of(read)
     left_out = {
         "prompts too long for the reward model, left out": len(rankings) - len(read),
@@ -102,8 +103,8 @@ def run(config: RewardBenchConfig) -> dict[str, Any]:
     for note, count in counts.items():
         console.say(f"[yellow]{escape(note)}: {count}[/yellow]")
     margins = {"reward": reward_margins(reward, rows), "longer wins": length_margins(rows)}
-    if model is not None and model.cut:  # said by the model itself
-        counts["responses cut to the reward model's context"] = model.cut
+    if cut := max((model.cut for model in models), default=0):  # said by the model itself
+        counts["responses cut to the reward model's context"] = cut
     if train:
         margins["bag of words"] = bag_of_words(train, rows)
     marked = SIMULATED in rankings.noted
@@ -112,14 +113,18 @@ def run(config: RewardBenchConfig) -> dict[str, Any]:
         name: f"{f['value']:.3f}  (95 %: {f['low']:.3f} to {f['high']:.3f})"
         for name, f in accuracies.items()
     }
+    if isinstance(reward, Ensemble):
+        told["members apart by (mean std)"] = f"{fmean(reward.stds):.3f}"
     if simulated(reward):
         told["the reward learnt from"] = "simulated judgements"
     console.table(
-        f"{config.reward} on {len(rows)} pairs of {rankings.name}"
+        f"{', '.join(config.reward)} on {len(rows)} pairs of {rankings.name}"
         f"{', judged by a simulation' if marked else ''}",
         told,
     )
     figures = {**accuracies, "counts": counts, "simulated": marked or simulated(reward)}
+    if isinstance(reward, Ensemble):
+        figures["ensemble_std"] = fmean(reward.stds)
     if config.output_file is not None:
         write_json(config.output_file, figures)
     return figures

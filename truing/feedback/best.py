@@ -6,7 +6,7 @@ from truing import console
 from truing.data.formats import load, save
 from truing.data.schema import Demonstration, Provenance, Text, unfinished
 from truing.feedback.collect import ENDINGS, spoken
-from truing.rewards import ModelReward, judge, score, simulated
+from truing.rewards import judge, models_of, score, simulated
 from truing.settings_judging import BestConfig
 from truing.writing import check_output
 
@@ -27,7 +27,7 @@ def best(config: BestConfig) -> Path:
             f"every prompt of {config.samples} has a single completion, so there is no best: "
             "sample more per prompt (num_generations)"
         )
-    source = "ai" if isinstance(reward, ModelReward) else "verifier"
+    source = "ai" if models_of(reward) else "verifier"
     marked = simulated(reward)
     out: list[Demonstration] = []
     for group in chosen.values():
@@ -40,7 +40,7 @@ def best(config: BestConfig) -> Path:
         }
         if "finish_reason" in row.provenance.extra:
             told["finish_reason"] = row.provenance.extra["finish_reason"]
-        who = Provenance(source, config.reward, simulated=marked, extra=told)
+        who = Provenance(source, ", ".join(config.reward), simulated=marked, extra=told)
         out.append(Demonstration(row.prompt, row.completion, who))
     save(out, config.output_file)
     sizes = sorted(len(group) for group in chosen.values())

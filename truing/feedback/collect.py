@@ -11,7 +11,7 @@ from truing.generation.engine import Sampling
 from truing.generation.sample import complete
 from truing.models.loading import Loading
 from truing.models.model import load_policy
-from truing.rewards import ModelReward, judge, score, simulated
+from truing.rewards import Ensemble, judge, models_of, score, simulated
 from truing.settings_judging import ETA, TAU, CompareConfig, SampleConfig
 from truing.stats.best_of import gap_probability
 from truing.writing import check_output
@@ -76,12 +76,14 @@ def compare(config: CompareConfig) -> Path:
     rows = load(config.samples, Demonstration)
     reward = judge(config)
     scores = score(reward, [d.prompt for d in rows.rows], [spoken(d.completion) for d in rows.rows])
+    stds = reward.stds if isinstance(reward, Ensemble) else []
+    apart = {(d.prompt, spoken(d.completion)): x for d, x in zip(rows.rows, stds, strict=False)}
     groups: dict[Text, list[tuple[float, str, str]]] = {}
     for demonstration, value in zip(rows.rows, scores, strict=True):
         end = str(demonstration.provenance.extra.get("finish_reason", "unknown"))
         judged = (value, spoken(demonstration.completion), end)
         groups.setdefault(demonstration.prompt, []).append(judged)
-    source = "ai" if isinstance(reward, ModelReward) else "verifier"
+    source, names = "ai" if models_of(reward) else "verifier", ", ".join(config.reward)
     marked = simulated(reward)
     out: list[Comparison] = []
     equal = unclear = 0
@@ -96,16 +98,18 @@ def compare(config: CompareConfig) -> Path:
                 unclear += 1
                 continue
             told: dict[str, object] = {"scores": [high, low], "finish_reason": [end, other_end]}
-            who = Provenance(source, config.reward, simulated=marked, extra=told)
+            if apart:
+                told["ensemble_std"] = [apart[prompt, better], apart[prompt, worse]]
+            who = Provenance(source, names, simulated=marked, extra=told)
             out.append(Comparison(prompt, better, worse, provenance=who))
     if not out and unclear:
         raise ValueError(
             f"none of {unclear} pairs in {config.samples} is clear enough for the reward "
-            f"{config.reward}: lower gap_threshold or gap_temperature, or sample more per prompt"
+            f"{names}: lower gap_threshold or gap_temperature, or sample more per prompt"
         )
     if not out:
         raise ValueError(
-            f"the reward {config.reward} tells no two completions of a prompt in {config.samples} "
+            f"the reward {names} tells no two completions of a prompt in {config.samples} "
             "apart: sample more per prompt (num_generations), or judge by something finer"
         )
     save(out, config.output_file)

@@ -23,6 +23,7 @@ from truing.algorithms.controllers import KLController, Lagrange, Moments
 from truing.algorithms.group import batch_scaled, centred, flat_groups, group_scaled, overlong
 from truing.algorithms.policy import explained_variance
 from truing.algorithms.tokens import k1, k2, k3, sequence_sum
+from truing.rewards import combined, spread
 from truing.settings_online import OnlineConfig
 from truing.stages.objective import Lesson, Recipe
 from truing.stages.rollout import Episode
@@ -136,9 +137,12 @@ class Estimator:
         return self.controller.coef / (1 + (self.price.coef if self.price else 0.0))
 
     def raw_scores(self, episodes: Sequence[Episode]) -> list[float]:
-        """The weighted sum of each episode's rewards, as they came. A cost behind them has no
-        weight."""
-        return [sum(w * s for w, s in zip(self.weights, e.scores, strict=False)) for e in episodes]
+        """Each episode's rewards as one: their weighted sum, as they came, or what the ensemble
+        makes of them."""
+        if self.config.ensemble != "sum":
+            members = list(zip(*(e.scores for e in episodes), strict=True))
+            return combined(members, self.config.ensemble, self.config.uncertainty_coef)
+        return [sum(w * s for w, s in zip(self.weights, e.scores, strict=True)) for e in episodes]
 
     def shaped(self, scores: Sequence[float]) -> list[float]:
         """Scores as they are paid: scaled and clipped where the settings say so."""
@@ -154,7 +158,7 @@ class Estimator:
         score_B = self.ended(episodes, score_B)
         if self.price is not None:
             score_B = self.price.combined(
-                score_B, torch.tensor(costs(episodes), dtype=torch.float64)
+                score_B, torch.tensor([e.cost for e in episodes], dtype=torch.float64)
             )
         logp_BT, ref_logp_BT, value_BT = (
             pad_sequence([getattr(e, name) for e in episodes], batch_first=True)
@@ -191,10 +195,12 @@ class Estimator:
         scores = self.ended(episodes, torch.tensor(raw, dtype=torch.float64))
         paid = -self.coef * float(sequence_sum(x.kl_BT, x.mask_BT).mean())
         lengths = [len(e.logp_T) for e in episodes]
-        columns = zip(*(e.scores for e in episodes), strict=True)
+        columns = list(zip(*(e.scores for e in episodes), strict=True))
+        apart = [] if self.config.ensemble == "sum" else spread(columns)
         priced: dict[str, float] = {}
         if self.price is not None:
-            priced = {"objective/cost": fmean(costs(episodes)), "lagrange/lambda": self.price.coef}
+            costs = [e.cost for e in episodes]
+            priced = {"objective/cost": fmean(costs), "lagrange/lambda": self.price.coef}
         return priced | {
             "objective/kl": fmean(float((e.logp_T - e.ref_logp_T).sum()) for e in episodes),
             "objective/entropy": fmean(-float(e.logp_T.sum()) for e in episodes),
@@ -203,8 +209,9 @@ class Estimator:
             "objective/scores": float(scores.mean()),
             **{
                 f"rewards/{n}/mean": fmean(c)
-                for n, c in zip(self.config.reward, columns, strict=False)
+                for n, c in zip(self.config.reward, columns, strict=True)
             },
+            **({"rewards/ensemble_std/mean": fmean(apart)} if apart else {}),
             "val/num_eos_tokens": float(sum(finished)),
             "completions/eos_rate": fmean(finished),
             "completions/mean_length": fmean(lengths),
@@ -228,8 +235,3 @@ class Estimator:
         self.moments = Moments(**state["scores"])
         if self.price is not None:
             self.price = Lagrange(**state["price"])
-
-
-def costs(episodes: Sequence[Episode]) -> list[float]:
-    """What each response costs: the cost is asked behind the rewards."""
-    return [e.scores[-1] for e in episodes]

@@ -36,8 +36,9 @@ class Prompted(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """A response, whether it ended by itself, and what was measured of it: each reward's number,
-    and of each token the log-prob it was sampled with, the reference's, and the value before it."""
+    """A response, whether it ended by itself, and what was measured of it: each reward's number
+    and the cost; of each token the log-prob it was sampled with, the reference's, and the value
+    before it."""
 
     prompt: Prompted
     sample: int
@@ -48,6 +49,7 @@ class Episode(NamedTuple):
     logp_T: Tensor
     ref_logp_T: Tensor
     value_T: Tensor
+    cost: float = 0.0
 
 
 # Log-probs (B, T) of a layout's scored tokens under the reference policy.
@@ -113,6 +115,7 @@ class Collector:
                 score(reward, [p.text for p in prompts], texts) if texts else []
                 for reward in self.rewards
             ]
+        costs = columns.pop() if self.config.cost else [0.0] * len(done)
         with self.timed("time/forward"):
             ref_logps = measure_tokens(self.actor, rows, batch_size, self.reference)
             blind = [torch.zeros(len(row.response)) for row in rows]
@@ -138,6 +141,7 @@ class Collector:
                 logps[i],
                 ref_logps[i].double(),
                 values[i].double(),
+                costs[i],
             )
             for i, t in enumerate(done)
         ]

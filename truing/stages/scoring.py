@@ -4,7 +4,6 @@ A comparison is a ranking of two. Each response is read once, whatever the numbe
 and all that is said of a prompt shares a weight of 1 (InstructGPT, arXiv:2203.02155, section 3.5).
 """
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +15,18 @@ from torch import Tensor, nn
 from truing.algorithms.comparison import (
     centering,
     ranked_pairs,
+    score_l2,
     soft_bradley_terry,
     tied_pairs,
 )
+from truing.algorithms.cost import cost_sign
 from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.rating import squared_error
 from truing.algorithms.tokens import reduce_mean
 from truing.data.batch import Encoder, Tokens, padded
 from truing.data.formats import Dataset
 from truing.data.schema import Ranking
+from truing.stages.columns import harmful_of, margin_of, probability_of, ratings_of
 from truing.stages.learner import Batch, Place, Sums, stat
 
 Pairs = tuple[tuple[int, int], ...]
@@ -35,7 +37,7 @@ class Ranked(NamedTuple):
 
     ``margin``: what the better score should be ahead by. ``probability``: how probable it is that
     the better one wins. ``ties``: pairs of equals that are learnt from. ``ranks``,
-    ``ratings``: of all responses, for a loss that needs them.
+    ``ratings``, ``harmful``: of all responses, for a loss that needs them.
     """
 
     responses: tuple[Tokens, ...]
@@ -45,13 +47,24 @@ class Ranked(NamedTuple):
     ties: Pairs = ()
     ranks: tuple[int, ...] = ()
     ratings: tuple[float, ...] = ()
+    harmful: tuple[bool, ...] = ()
+
+    @property
+    def asked(self) -> bool:
+        """Whether it says anything about accuracy: answers that are equal have no right order."""
+        return bool(self.pairs)
 
 
 class Score:
-    """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step."""
+    """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step.
 
-    def __init__(self, center: float | None, place: Place = padded) -> None:
-        self.center, self.place = center or 0.0, place
+    ``center``, ``l2``: weights of `centering` for each pair and of `score_l2` for each response.
+    """
+
+    def __init__(
+        self, center: float | None, place: Place = padded, *, l2: float | None = None
+    ) -> None:
+        self.center, self.place, self.l2 = center or 0.0, place, l2 or 0.0
 
     def length(self, row: Ranked) -> int:
         return max(tokens.length for tokens in row.responses)
@@ -80,6 +93,7 @@ class Score:
             "ordered": torch.tensor(ordered),
             "margin": torch.tensor(margin),
             "label": torch.tensor(label),
+            "share": torch.tensor([1 / len(row.responses) for row in rows for _ in row.responses]),
         }
         return Batch(self.place(flat), extra)
 
@@ -89,7 +103,12 @@ class Score:
     def loss(
         self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Sums]:
-        score_B = model(batch.layout)
+        return self.judged(model(batch.layout), batch, totals)
+
+    def judged(
+        self, score_B: Tensor, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        """The loss and the figures of scores of which the higher is the better."""
         difference_N = score_B[batch.extra["better"]] - score_B[batch.extra["worse"]]
         right_N = (difference_N > 0).float() + 0.5 * (difference_N == 0).float()
         # Answers that were judged equal have no right order.
@@ -99,7 +118,10 @@ class Score:
             "margin": stat(difference_N, ordered_N),
             "mean_reward": stat(score_B),
         }
-        return reduce_mean(self.losses(score_B, batch), totals["rankings"]), stats
+        loss_N = self.losses(score_B, batch)
+        if self.l2:  # the mean square of each ranking's scores, in parts
+            loss_N = torch.cat([loss_N, self.l2 * score_l2(score_B) * batch.extra["share"]])
+        return reduce_mean(loss_N, totals["rankings"]), stats
 
     def losses(self, score_B: Tensor, batch: Batch) -> Tensor:
         """Losses that add up to 1 of each ranking's."""
@@ -145,7 +167,6 @@ class Rated(Score):
         batch = super().collate(rows)
         told = {
             "rating": torch.tensor([y for row in rows for y in row.ratings]),
-            "share": torch.tensor([1 / len(row.ratings) for row in rows for _ in row.ratings]),
             "rankings": torch.tensor(len(rows)),
         }
         return Batch(batch.layout, {**batch.extra, **told})
@@ -155,6 +176,29 @@ class Rated(Score):
 
     def losses(self, score_B: Tensor, batch: Batch) -> Tensor:
         return squared_error(score_B, batch.extra["rating"]) * batch.extra["share"]
+
+
+class Cost(Score):
+    """Bradley-Terry on costs, of which the safer has the lower, and the cross-entropy of their
+    signs: of both sides of a pair, so twice the mean over its responses."""
+
+    def collate(self, rows: Sequence[Ranked]) -> Batch:
+        batch = super().collate(rows)
+        harmful = torch.tensor([harm for row in rows for harm in row.harmful])
+        return Batch(batch.layout, {**batch.extra, "harmful": harmful})
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        cost_B = model(batch.layout)
+        loss, stats = self.judged(-cost_B, batch, totals)
+        del stats["mean_reward"]
+        right_B = ((cost_B > 0) == batch.extra["harmful"]).float()
+        return loss, stats | {"accuracy_sign": stat(right_B), "mean_cost": stat(cost_B)}
+
+    def losses(self, score_B: Tensor, batch: Batch) -> Tensor:
+        sign_B = cost_sign(-score_B, batch.extra["harmful"])
+        return torch.cat([super().losses(score_B, batch), 2 * sign_B * batch.extra["share"]])
 
 
 class Judged(NamedTuple):
@@ -229,6 +273,18 @@ def as_ratings(judged: Judged, counts: Counter[str], ties: str) -> Ranked:
     return Ranked(tuple(tokens for tokens, _ in judged.kept), pairs, ratings=kept)
 
 
+def as_costs(judged: Judged, counts: Counter[str], ties: str) -> Ranked | None:
+    """For a cost model. Without one of the two there is no pair, and its sign goes along."""
+    harmful = harmful_of(judged.ranking, judged.row)
+    judged.unused(counts)
+    responses, ranks = zip(*judged.kept, strict=True)
+    pairs = judged.pairs(ranked_pairs(ranks), counts)
+    if not pairs:
+        counts["rankings without a pair, left out"] += 1
+        return None
+    return Ranked(responses, pairs, harmful=harmful)
+
+
 class Recipe(NamedTuple):
     """What is learnt from a ranking, and what its row becomes."""
 
@@ -240,6 +296,7 @@ RECIPES: dict[str, Recipe] = {
     "bradley_terry": Recipe(Score, in_pairs),
     "plackett_luce": Recipe(Listed, as_a_whole),
     "regression": Recipe(Rated, as_ratings),
+    "cost": Recipe(Cost, as_costs),
 }
 
 
@@ -269,61 +326,6 @@ def encode_rankings(
         if made := RECIPES[loss_type].row(judged, encoder.counts, ties):
             rows.append(made)
     return rows
-
-
-def margin_of(ranking: Ranking, row: str) -> float:
-    """The margin of a ranking. Raises ValueError for one that is no finite number."""
-    margin = ranking.provenance.extra.get("margin", 0.0)
-    if not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise ValueError(
-            f"{row}: a ranking with the margin {margin!r} came: it must be a finite number, by "
-            "which the better scores should differ from the worse; mend the column or drop it"
-        )
-    return float(margin)
-
-
-def probability_of(ranking: Ranking, row: str) -> float:
-    """The probability that the better of two wins, 1 if none is told.
-
-    Raises ValueError for another number of answers, for two that tie, and beside a margin.
-    """
-    extra = ranking.provenance.extra
-    told = extra.get("chosen_probability")
-    if told is None:
-        return 1.0
-    if isinstance(told, bool) or not isinstance(told, int | float) or not 0.5 <= told <= 1:
-        raise ValueError(
-            f"{row}: the chosen_probability {told!r} came: it must be from 0.5 to 1, the "
-            "probability that the chosen answer wins; exchange the two if it is below"
-        )
-    if len(ranking.ranks) != 2 or (len(set(ranking.ranks)) == 1 and told != 0.5):
-        raise ValueError(
-            f"{row}: a chosen_probability came beside the ranks {list(ranking.ranks)}: it "
-            "belongs to two answers of which one is chosen; drop the column there"
-        )
-    if "margin" in extra:
-        raise ValueError(
-            f"{row}: a margin and a chosen_probability came: each says how far apart the two "
-            "scores should be; keep one of them"
-        )
-    return float(told)
-
-
-def ratings_of(ranking: Ranking, row: str) -> tuple[float, ...]:
-    """The ``scores`` that a ranking was made of. Raises ValueError for a row without."""
-    scores = ranking.provenance.extra.get("scores")
-    k = len(ranking.completions)
-    told = list[object](scores) if isinstance(scores, list | tuple) else []
-    ratings = tuple(
-        float(y) for y in told if isinstance(y, int | float) and not isinstance(y, bool)
-    )
-    if len(told) != k or len(ratings) != k or not all(map(math.isfinite, ratings)):
-        came = "no scores" if scores is None else f"the scores {scores!r}"
-        raise ValueError(
-            f"{row}: {came} came: regression needs a column of them, a finite number for each of "
-            f"the {k} answers; rankings and pairs without are for loss_type: bradley_terry"
-        )
-    return ratings
 
 
 class Scale(NamedTuple):

@@ -1,5 +1,6 @@
-"""A cost that is held down: what is paid, how the price moves, and the saddle that is known."""
+"""Cost models: pairs and signs, a zero that stays, and what a cost is as a reward."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,124 +8,143 @@ from typing import Any
 import pytest
 import torch
 
-from tests import judges
 from tests.online import column, ran
-from tests.unit.stages.test_estimate import drawn
-from tests.unit.stages.test_online_tree import (
-    BETA,
-    LEARNING,
-    RESPONSES,
-    logps,
-    make_tree,
-    text,
-    tree,
+from truing.data.batch import Encoder
+from truing.data.formats import load
+from truing.data.schema import Ranking
+from truing.models.heads import (
+    CostModel,
+    load_reward_model,
+    load_value_model,
+    of_kind,
+    sequence_scores,
 )
-from truing.algorithms import Lagrange
-from truing.config import ConfigError
+from truing.models.model import load_policy
+from truing.rewards import load_reward, score
 from truing.run import Run
-from truing.settings_online import PpoConfig, RlooConfig
-from truing.stages.estimate import Estimator
-from truing.stages.online import RECIPES
+from truing.settings import RewardConfig
+from truing.stages import reward
+from truing.stages.reward import held_out_signs
+from truing.stages.scoring import Ranked, encode_rankings
+from truing.stats.ratings import rate
 
-Make = Callable[..., Any]
-__all__ = ["make_tree", "tree"]  # fixtures
-FIXED = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "reward": ["length"]}
-PRICED = {"cost": "brevity", "lambda_init": 3.0, "cost_threshold": 0.5, "lambda_lr": 0.2}
-
-
-def estimator(config: Any, kind: str, **more: Any) -> Estimator:
-    return Estimator(config(**(FIXED | {"kl_coef": 0.4} | more)), RECIPES[kind])
-
-
-@pytest.mark.parametrize(("config", "kind"), [(PpoConfig, "ppo"), (RlooConfig, "rloo")])
-def test_reward_cost_and_kl_are_all_divided(config: Any, kind: str) -> None:
-    """(r - lambda c - beta KL) / (1 + lambda), which without a cost is a reward of its own."""
-    episodes = [e._replace(scores=(e.scores[0], 0.3 * i - 1)) for i, e in enumerate(drawn(8))]
-    priced = estimator(config, kind, **PRICED, whiten_advantages=False)
-    paid = [e._replace(scores=((e.scores[0] - 3 * e.scores[1]) / 4,)) for e in episodes]
-    plain = estimator(config, kind, whiten_advantages=False, **{"kl_coef": 0.1})
-    (one, figures), (other, wanted) = priced(episodes), plain(paid)
-    for a, b in zip(one, other, strict=True):
-        torch.testing.assert_close(a.advantage_T, b.advantage_T, atol=1e-12, rtol=0)
-        torch.testing.assert_close(a.return_T, b.return_T, atol=1e-12, rtol=0)
-    same = ("objective/rlhf_reward", "objective/non_score_reward", "objective/kl")
-    assert [figures[n] for n in same] == pytest.approx([wanted[n] for n in same], abs=1e-12)
-    # The score that is told is the reward's own, and the price is the one that was paid.
-    mean = sum(e.scores[0] for e in episodes) / 8
-    cost = sum(e.scores[1] for e in episodes) / 8
-    names = ("objective/scores", "objective/cost", "lagrange/lambda", "objective/kl_coef")
-    assert [figures[n] for n in names] == pytest.approx([mean, cost, 3.0, 0.4], abs=1e-12)
-    assert priced.price == Lagrange(3.0, 0.5, 0.2).after(cost)
-    # Saved and loaded, it goes on as before.
-    again = estimator(config, kind, **PRICED, whiten_advantages=False)
-    again.restore(priced.state())
-    assert again(episodes)[1] == priced(episodes)[1]
+Write = Callable[..., str]
+Settings = Callable[..., Any]
+WORDS = ["the", "cat", "in", "on", "er", "here", "then", "and"]
+# The rule: "!" is harmful and "!!" is worse; without one nothing is, and "?" is no better.
+ROWS = [
+    {"prompt": f"p{i}", "chosen": f" {w}{a}", "rejected": f" {w}{b}", "chosen_safe": "!" not in a,
+     "rejected_safe": "!" not in b}
+    for i, w in enumerate(WORDS)
+    for a, b in (("", "!"), ("!", "!!"), ("", "?"))
+]  # fmt: skip
 
 
-def test_a_run_says_what_it_costs_and_goes_on(make: Make, tmp_path: Path) -> None:
-    config = make(
-        "rloo", cost="tests.judges:early", cost_threshold=-0.5, lambda_lr=1.0, max_steps=3,
-        eval_dataset_name=make("rloo").dataset_name, eval_steps=1, save_steps=1,
+def read(jsonl: Write, tiny: Path, *rows: dict[str, Any], **how: Any) -> Any:
+    encoder = Encoder(load_policy(tiny).tokenizer, **how)
+    data = load(jsonl("rows", list(rows)), Ranking)
+    return encode_rankings(data, encoder, loss_type="cost"), encoder
+
+
+def test_a_pair_costs_what_the_formula_says(tiny: Path, jsonl: Write, settings: Settings) -> None:
+    """-ln s(c_worse - c_safer) - ln s(+-c) of both; a mean over the pairs, micro-batches or not."""
+    model = of_kind(load_reward_model(tiny), "cost")
+    config = settings(RewardConfig, tiny, "rows", loss_type="cost", score_l2_coefficient=0.1)
+    rows, _ = read(jsonl, tiny, *ROWS[:3])
+    objective = reward.objective(config, model)
+    totals = {"rankings": torch.tensor(3.0)}
+    loss, stats = objective.loss(model, objective.collate(rows), totals)
+    wanted, right = 0.0, []
+    log_sigmoid = lambda x: -math.log1p(math.exp(-x))  # noqa: E731
+    for row in rows:
+        safer, worse = (-sequence_scores(model, row.responses)).tolist()
+        wanted -= log_sigmoid(worse - safer)
+        for cost, harm in zip((safer, worse), row.harmful, strict=True):
+            wanted -= log_sigmoid(cost if harm else -cost)
+            right.append((cost > 0) == harm)
+        wanted += 0.1 * (safer**2 + worse**2) / 2
+    assert float(loss.detach()) == pytest.approx(wanted / 3, abs=1e-5)
+    assert float(stats["accuracy_sign"][0]) == sum(right)
+    assert stats.keys() == {"accuracy", "margin", "mean_cost", "accuracy_sign"}
+    parts = [objective.loss(model, objective.collate([row]), totals)[0] for row in rows]
+    assert float(torch.stack(parts).sum().detach()) == pytest.approx(wanted / 3, abs=1e-5)
+
+
+def test_it_learns_what_is_harmful_and_keeps_its_zero(
+    tiny: Path, jsonl: Write, settings: Settings, make: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = jsonl("rows", ROWS)
+    run = reward.run(
+        settings(
+            RewardConfig, tiny, rows, loss_type="cost", max_steps=60, eval_dataset_name=rows,
+            log_completions_steps=60, num_completions_to_print=1,
+        )
     )  # fmt: skip
-    run = ran(config)
-    costs, prices = column(run, "objective/cost"), column(run, "lagrange/lambda")
-    state = Lagrange(1.0, -0.5, 1.0)
-    for cost, price in zip(costs, prices, strict=True):
-        assert price == pytest.approx(state.coef, abs=1e-9)
-        state = state.after(cost)
-    assert "eval_objective/cost" in run.metrics()[-1] | run.info["summary"]
-    assert [(p.role, p.path) for p in Run.open(run.path).parents if p.role == "cost"] == [
-        ("cost", "tests.judges:early")
-    ]
-
-
-def test_the_stage_arrives_at_the_saddle_of_a_tree(make_tree: Make, tree: Path) -> None:
-    """The best policy of those that keep E c <= d is pi_ref exp((r - lambda* c) / beta) / Z."""
-    texts = [text(r) for r in RESPONSES]
-    reward_S, cost_S = (
-        torch.tensor(judge(["a"] * len(texts), texts), dtype=torch.float64)
-        for judge in (judges.tree, judges.tree_cost)
+    assert isinstance(run, Run)
+    assert column(run, "loss")[-1] < 1 < column(run, "loss")[0]
+    summary = run.info["summary"]
+    assert summary["eval_accuracy_sign"] > 0.9
+    assert summary["eval_accuracy_sign_low"] < summary["eval_accuracy_sign"]
+    assert "reward_shift" not in summary
+    model = load_reward_model(run.path)
+    assert isinstance(model, CostModel)
+    assert (model.core.config.reward_kind, model.shift) == ("cost", 0)
+    # As a reward it is minus its cost: below 0 for what is harmful.
+    safe, harmful, worse = score(
+        load_reward(str(run.path)), ["p0"] * 3, [" the", " the!", " the!!"]
     )
-    reference_S = logps(tree).sum(-1)
-
-    def best(price: float) -> torch.Tensor:
-        return (reference_S + (reward_S - price * cost_S) / BETA).log_softmax(-1)
-
-    def expected(logp_S: torch.Tensor) -> tuple[float, float]:
-        worth = reward_S - BETA * (logp_S - reference_S)
-        return float(logp_S.exp() @ worth), float(logp_S.exp() @ cost_S)
-
-    threshold, low, high = 0.0, 0.0, 50.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        over = expected(best(middle))[1] > threshold
-        low, high = (middle, high) if over else (low, middle)
-    gain, free = expected(best(low))[0], expected(best(0.0))
-    # The constraint binds, and a fixed price of 1 is not the right one.
-    assert free[1] > 0.5
-    assert low > 0.3
-
-    more = LEARNING["rloo"] | {"cost": "tests.judges:tree_cost", "lambda_lr": 0.5}
-    run = ran(make_tree("rloo", **more, cost_threshold=threshold, max_steps=40))
-    worth, cost = expected(logps(run.path).sum(-1))
-    start = expected(reference_S)[0]
-    # Sampled, and on a transformer: a few hundredths of what lies between the two optima.
-    assert abs(cost - threshold) < 0.08
-    assert abs(worth - gain) < 0.05 * (gain - start)
-    assert column(run, "lagrange/lambda")[-1] == pytest.approx(low, rel=0.15)
-    # Bite: without a price it is the free optimum that is found.
-    free_of_charge = make_tree("rloo", **LEARNING["rloo"], max_steps=16)
-    run = ran(free_of_charge.model_copy(update={"output_dir": f"{run.path} free"}))
-    assert expected(logps(run.path).sum(-1))[1] > 0.4
+    assert worse < harmful < 0 < safe
+    # A critic foresees the reward, not the cost.
+    critic = load_value_model(run.path)
+    assert torch.equal(critic.core.score.weight, -model.core.score.weight)
+    online = ran(make("ppo", reward=str(run.path), output_dir=str(tmp_path / "ppo")))
+    assert len(column(online, "objective/scores")) == 2
+    # Learning a reward from it begins anew: higher is better again.
+    plain = reward.run(settings(RewardConfig, run.path, rows, max_steps=1,
+                                output_dir=str(tmp_path / "plain")))  # fmt: skip
+    assert isinstance(plain, Run)
+    assert not isinstance(load_reward_model(plain.path), CostModel)
 
 
-def test_what_is_refused(make: Make) -> None:
-    for more, said in (
-        ({"lambda_init": 2.0}, "lambda_init has no effect without cost"),
-        ({"cost_threshold": 1.0, "lambda_max": 3.0}, "cost_threshold, lambda_max has no effect"),
-        ({"cost": "length", "lambda_max": 0.5}, r"lambda_max \(0.5\) lies below lambda_init"),
-    ):
-        with pytest.raises((ConfigError, ValueError), match=said):
-            make("ppo", **more)
-    with pytest.raises(ValueError, match=r"tests.judges:nothing, tried out on two"):
-        ran(make("ppo", cost="tests.judges:nothing"))
+def test_the_interval_of_signs_is_of_prompts(tiny: Path, jsonl: Write) -> None:
+    model = of_kind(load_reward_model(tiny), "cost")
+    rows, _ = read(jsonl, tiny, *ROWS)
+    costs = [-x for row in rows for x in sequence_scores(model, row.responses).tolist()]
+    harm = [h for row in rows for h in row.harmful]
+    right = [float((c > 0) == h) for c, h in zip(costs, harm, strict=True)]
+    wanted = rate(right, [i // 6 for i in range(48)])
+    found = held_out_signs(model, rows, 5)
+    assert list(found.values()) == pytest.approx(list(wanted[:3]))
+    assert held_out_signs(model, [Ranked(rows[0].responses, ((0, 1),))], 5) == {}
+
+
+def test_rows_without_a_pair_are_left_out(tiny: Path, jsonl: Write) -> None:
+    long = {**ROWS[0], "rejected": "x" * 30}
+    rows, encoder = read(jsonl, tiny, ROWS[0], long, max_length=12, truncation_mode="drop")
+    assert len(rows) == 1
+    assert rows[0].harmful == (False, True)
+    assert encoder.counts["rankings without a pair, left out"] == 1
+    rows, encoder = read(jsonl, tiny, {**ROWS[0], "margin": 2.0})
+    assert encoder.counts["margins, which this loss does not use"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"chosen_safe": None}, "a cost model needs pairs, and of each answer true or false"),
+        ({"rejected_safe": "yes"}, "a cost model needs pairs, and of each answer true or false"),
+        ({"chosen_safe": False, "rejected_safe": True}, "chosen must be the safer one"),
+    ],
+)
+def test_bad_rows_are_refused(
+    change: dict[str, Any], said: str, tiny: Path, jsonl: Write, settings: Settings
+) -> None:
+    rows = jsonl("rows", [ROWS[0], ROWS[1] | change])
+    with pytest.raises(ValueError, match=f"row 2: .*{said}"):
+        reward.run(settings(RewardConfig, tiny, rows, loss_type="cost"))
+
+
+def test_rankings_are_refused(tiny: Path, jsonl: Write, settings: Settings) -> None:
+    rows = jsonl("rows", [{"prompt": "p", "completions": ["a", "b", "c"], "ranks": [0, 1, 2]}])
+    with pytest.raises(ValueError, match="came with 3 answers: a cost model needs pairs"):
+        reward.run(settings(RewardConfig, tiny, rows, loss_type="cost"))

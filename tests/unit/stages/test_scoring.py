@@ -14,14 +14,14 @@ from truing.config import ConfigError
 from truing.data.batch import Encoder, Tokens
 from truing.data.formats import DataError, load, save
 from truing.data.schema import Ranking
-from truing.models.heads import load_reward_model, sequence_scores
+from truing.models.heads import load_reward_model, of_kind, sequence_scores
 from truing.models.model import load_policy
 from truing.run import Run
 from truing.settings import RewardConfig
 from truing.stages import reward
 from truing.stages.learner import means
 from truing.stages.reward import check_prompts, held_out_accuracy
-from truing.stages.scoring import RECIPES, Listed, Ranked, Rated, Score, encode_rankings
+from truing.stages.scoring import RECIPES, Cost, Listed, Ranked, Rated, Score, encode_rankings
 
 Write = Callable[..., str]
 Settings = Callable[..., Any]
@@ -48,11 +48,17 @@ ROWS: dict[str, list[Ranked]] = {
         Ranked((E, F), ((1, 0),), ratings=(1.0, 3.0)),
         Ranked((D, B), (), ratings=(1.0, 1.0)),
     ],
+    "cost": [
+        Ranked((A, B), ((0, 1),), harmful=(False, True)),
+        Ranked((E, F), ((0, 1),), harmful=(True, True)),
+        Ranked((D, B), ((0, 1),), harmful=(False, False)),
+    ],
 }
 OBJECTIVES: dict[str, Callable[[], Score]] = {
-    "bradley_terry": lambda: Score(0.1),
-    "plackett_luce": lambda: Listed(0.1),
+    "bradley_terry": lambda: Score(0.1, l2=0.3),
+    "plackett_luce": lambda: Listed(0.1, l2=0.3),
     "regression": lambda: Rated(None),
+    "cost": lambda: Cost(None, l2=0.3),
 }
 # The loss where all scores are 0, a mean over the rankings.
 AT_ZERO = {
@@ -61,6 +67,8 @@ AT_ZERO = {
     "plackett_luce": (math.log(24) + math.log(2) + 2 * math.log(3)) / 3,
     # Mean squares: (4 + 0 + 1) / 3, (1 + 9) / 2 and 1.
     "regression": (5 / 3 + 5 + 1) / 3,
+    # The pair and both signs.
+    "cost": 3 * math.log(2),
 }
 
 
@@ -91,7 +99,8 @@ def test_each_response_is_read_once(recipe: str, tiny: Path) -> None:
 
 @pytest.mark.parametrize("recipe", OBJECTIVES)
 def test_figures_are_of_the_pairs_that_have_an_order(recipe: str, tiny: Path) -> None:
-    model, objective, rows = load_reward_model(tiny), OBJECTIVES[recipe](), ROWS[recipe]
+    model = of_kind(load_reward_model(tiny), "cost" if recipe == "cost" else "score")
+    objective, rows = OBJECTIVES[recipe](), ROWS[recipe]
     _, stats = objective.loss(model, objective.collate(rows), {"rankings": torch.tensor(1.0)})
     right: list[float] = []
     margin: list[float] = []
@@ -110,7 +119,8 @@ def test_figures_are_of_the_pairs_that_have_an_order(recipe: str, tiny: Path) ->
 
 def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
     kinds = RewardConfig.model_fields["loss_type"].annotation
-    assert list(get_args(kinds)) == list(RECIPES) == list(OBJECTIVES)
+    assert list(get_args(kinds)) == [*list(RECIPES)[:3], "process", "cost"]
+    assert list(RECIPES) == list(OBJECTIVES)
     for name, recipe in RECIPES.items():
         assert type(OBJECTIVES[name]()) is recipe.objective
 
@@ -122,10 +132,24 @@ def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
         ({"ties": "breslow"}, "breslow belongs to loss_type: plackett_luce"),
         ({"loss_type": "regression", "ties": "breslow"}, "but it is regression"),
         ({"loss_type": "regression", "ties": "half"}, "but it is regression"),
+        ({"step_aggregation": "min"}, "no effect without loss_type: process"),
+        ({"step_separator": "#"}, "no effect without loss_type: process"),
+        ({"loss_type": "process", "ties": "half"}, "but it is process"),
+        ({"loss_type": "process", "reward_reference": "rows"}, "would move a zero"),
+        ({"loss_type": "process", "center_rewards_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "cost", "reward_reference": "rows"}, "would move a zero"),
+        ({"loss_type": "cost", "center_rewards_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "cost", "ties": "half"}, "but it is cost"),
+        ({"loss_type": "process", "score_l2_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "process", "step_separator": ""}, "step_separator"),
         ({"standardize_ratings": False}, "no effect without loss_type: regression"),
         (
             {"loss_type": "regression", "center_rewards_coefficient": 0.01},
-            "would pull scores off their ratings",
+            "center_rewards_coefficient would pull scores off",
+        ),
+        (
+            {"loss_type": "regression", "score_l2_coefficient": 0.01},
+            "score_l2_coefficient would pull scores off",
         ),
     ],
 )
@@ -134,6 +158,21 @@ def test_settings_without_effect_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         settings(RewardConfig, "model", "rows", **values)
+
+
+def test_the_mean_square_of_each_rankings_scores_is_added(tiny: Path) -> None:
+    model = load_reward_model(tiny)
+    for recipe in ("bradley_terry", "plackett_luce"):
+        rows, kind = ROWS[recipe], RECIPES[recipe].objective
+        totals = {"rankings": torch.tensor(float(len(rows)))}
+        plain, more = (
+            float(objective.loss(model, objective.collate(rows), totals)[0].detach())
+            for objective in (kind(None), kind(None, l2=0.5))
+        )
+        squares = [sequence_scores(model, row.responses).square().mean() for row in rows]
+        wanted = 0.5 * float(torch.stack(squares).mean())
+        assert more - plain == pytest.approx(wanted, abs=1e-5)
+        assert wanted > 0.1
 
 
 # --- ties and probabilities -----------------------------------------------------------------------
