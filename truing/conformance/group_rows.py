@@ -48,6 +48,7 @@ def checks(*, quick: bool) -> Iterator[Check]:
     yield from to_the_best(bandit())
     if not quick:
         yield from sampled(tree())
+        yield from large_groups(bandit())
 
 
 def end(space: Space, of: Method, target: Tensor | None = None) -> float:
@@ -233,4 +234,26 @@ def from_samples(
         SAMPLED,
         partial(missed, right),
         {"beta doubled": partial(missed, right.having(kl_coef=2 * space.beta))},
+    )
+
+
+def large_groups(space: Space, steps: int = 400, group: int = 64) -> Iterator[Row]:
+    """GRPO with the deviation of real groups: of many responses it is nearly the policy's own."""
+    target = scaled_optimum(space, group)
+
+    def missed(of: Method, target: Tensor | None = target) -> float:
+        return space.divergence(learnt(space, of, steps, groups=8), target)
+
+    right = method("grpo", space, in_loss=1.0).having(num_generations=group)
+    yield (
+        f"grpo, k3 loss, {space.name}",
+        f"sampled, {steps} steps",
+        f"beta' pi_ref / (lambda - r), beta' = {group}/{group - 1} beta sigma",
+        SAMPLED,
+        partial(missed, right),
+        {
+            "beta doubled": partial(missed, right.having(kl_loss_coef=2 * space.beta)),
+            "reference of other rows": partial(missed, right._replace(rolled=True)),
+            "pi* for a target": partial(missed, right, None),
+        },
     )

@@ -175,12 +175,12 @@ def forward_optimum(space: Space, beta: float) -> Tensor:
     return (beta * ref_S / (high - space.reward_S)).log()
 
 
-def scaled_optimum(space: Space) -> Tensor:
-    """The same for advantages in standard deviations of the policy's own rewards, in groups of two:
-    beta is then ``2 beta sigma``, and sigma that of the policy it leads to."""
+def scaled_optimum(space: Space, group: int = 2) -> Tensor:
+    """The same for advantages in standard deviations of the policy's own rewards, in groups of G:
+    beta is then ``G / (G - 1) beta sigma``, and sigma that of the policy it leads to."""
     sigma = 1.0
     for _ in range(200):
-        found = forward_optimum(space, 2 * space.beta * sigma)
+        found = forward_optimum(space, group / (group - 1) * space.beta * sigma)
         sigma = (sigma + float(spread(space, found))) / 2
     return found
 
