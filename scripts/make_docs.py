@@ -77,6 +77,8 @@ def default(info: FieldInfo) -> str:
     value = info.default
     if isinstance(value, bool) or value is None:
         return str(value).lower()
+    if isinstance(value, str) and value.isspace():
+        return f"`{value!r}`"
     return f"{value:g}" if isinstance(value, float) else str(value).strip("[]'") or "none"
 
 

@@ -237,7 +237,7 @@ def from_samples(
     )
 
 
-def large_groups(space: Space, steps: int = 400, group: int = 64) -> Iterator[Row]:
+def large_groups(space: Space, steps: int = 400, group: int = 64) -> Iterator[Check]:
     """GRPO with the deviation of real groups: of many responses it is nearly the policy's own."""
     target = scaled_optimum(space, group)
 
@@ -245,7 +245,7 @@ def large_groups(space: Space, steps: int = 400, group: int = 64) -> Iterator[Ro
         return space.divergence(learnt(space, of, steps, groups=8), target)
 
     right = method("grpo", space, in_loss=1.0).having(num_generations=group)
-    yield (
+    yield Check(
         f"grpo, k3 loss, {space.name}",
         f"sampled, {steps} steps",
         f"beta' pi_ref / (lambda - r), beta' = {group}/{group - 1} beta sigma",

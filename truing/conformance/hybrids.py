@@ -1,5 +1,5 @@
-"""What is added to an objective, and where it moves the optimum: entropy, a target for the KL,
-pretraining text."""
+"""What is added to an objective, and where it moves the optimum: entropy, a target for the KL, a
+bound for a cost, pretraining text."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from truing.algorithms import KLController, entropy, k1, reduce_mean
-from truing.conformance.games import root
+from truing.algorithms import KLController, Lagrange, entropy, k1, reduce_mean
+from truing.conformance.games import costs, root
 from truing.conformance.online import RIGHT, group_advantages, surrogate
 from truing.conformance.rows import FIXED, SAMPLED, Check
 from truing.conformance.spaces import Space, bandit, draw, least
@@ -91,6 +91,32 @@ def steering_check() -> Check:
     )
 
 
+def priced(*, sign: float = 1.0, shift: float = 0.0) -> float:
+    """How far dual ascent ends from lambda*, as a part of it, shown the exact mean cost of the
+    policy that is best for each price on the way. ``sign``: of the excess, ``shift``: of the
+    limit."""
+    made = costs()
+    price = Lagrange(1.0, made.LIMIT + shift, 2.0, 1e3)
+    for _ in range(600):
+        excess = float(made.means(price.coef)[1]) - price.threshold
+        price = price.after(price.threshold + sign * excess)
+    return price.coef / made.weight - 1
+
+
+def price_check() -> Check:
+    return Check(
+        "lagrange, costs",
+        "population",
+        f"lambda* = {costs().weight:.4f}, at which the mean cost is {costs().LIMIT}",
+        FIXED,
+        priced,
+        {
+            "turned round": partial(priced, sign=-1.0),
+            "limit a tenth higher": partial(priced, shift=0.1),
+        },
+    )
+
+
 def reminded(space: Space, text_S: Tensor, coefficient: float) -> Tensor:
     """Log-probs of the policy that is best for ``J + coefficient E_text[log pi]``."""
 
@@ -149,7 +175,8 @@ def ptx_check(*, quick: bool) -> Check:
 
 
 def checks(*, quick: bool) -> Iterator[Check]:
-    """Entropy bonus, adaptive coefficient, PPO-ptx."""
+    """Entropy bonus, adaptive coefficient, bounded cost, PPO-ptx."""
     yield entropy_check()
     yield steering_check()
+    yield price_check()
     yield ptx_check(quick=quick)
