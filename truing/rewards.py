@@ -26,6 +26,7 @@ from truing.data.batch import Encoder
 from truing.data.schema import Text
 from truing.data.steps import StepEncoder
 from truing.models.heads import (
+    CostModel,
     ProcessRewardModel,
     RewardModel,
     load_reward_model,
@@ -79,6 +80,14 @@ class ModelReward:
             self.cut += cut
         whole = [row for row in rows if row is not None]
         return sequence_scores(self.model, whole, self.batch_size).tolist()
+
+
+class ModelCost(ModelReward):
+    """A cost model, asked for costs: higher is worse. As a `ModelReward` it gives minus these."""
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
+        sign = -1.0 if isinstance(self.model, CostModel) else 1.0
+        return [sign * score for score in super().__call__(prompts, completions)]
 
 
 SIMULATED_REWARD = "simulated: the reward learnt from judgements that no person made"  # a note
@@ -193,6 +202,28 @@ def load_reward(name: str, loading: Loading | None = None, *, template: str = "a
         f"unknown reward {name!r}{hint} Give the folder of a reward run, module:function, or one "
         f"of the rules {sorted(RULES)}"
     )
+
+
+def load_cost(name: str, loading: Loading | None = None, *, template: str = "auto") -> Reward:
+    """What ``name`` stands for as a cost, higher being worse: a cost model, or as `load_reward`.
+
+    Raises ValueError for a reward model of ours. What another library made is taken at its word,
+    aloud.
+    """
+    found = load_reward(name, loading, template=template)
+    if not isinstance(found, ModelReward):
+        return found
+    if not isinstance(found.model, CostModel):
+        if hasattr(found.model.core.config, "reward_kind"):
+            raise ValueError(
+                f"{name} is a reward model, of which more is better; a cost is what should be low: "
+                "train one by `truing reward` with loss_type: cost, or give a rule or a function"
+            )
+        console.say(
+            f"[yellow]{console.plain(name)} does not say whether it is a cost model: its score is "
+            "taken for the cost, above 0 for harm[/yellow]"
+        )
+    return ModelCost(found.model, template=template)
 
 
 def _from_hub(name: str, loading: Loading | None, template: str) -> Reward:

@@ -12,8 +12,8 @@ import torch
 
 from truing.data.schema import Message, Text
 from truing.models.checkpoint import export
-from truing.models.heads import load_reward_model, sequence_scores
-from truing.rewards import RULES, ModelReward, load_reward, score
+from truing.models.heads import load_reward_model, of_kind, sequence_scores
+from truing.rewards import RULES, ModelReward, load_cost, load_reward, score
 
 PROMPTS, TEXTS = ["the", "a cat"], [" in the end", " b"]
 
@@ -141,3 +141,24 @@ def test_what_does_not_fit_the_context_is_said(
     assert "completions cut to the reward model's context of 160 tokens: 1" in shown
     reward(["a"], ["b"])
     assert not capsys.readouterr().out
+
+
+def test_a_cost_model_is_asked_for_costs(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {
+        kind: str(export(of_kind(load_reward_model(tiny), kind), tmp_path / kind))
+        for kind in ("cost", "score")
+    }
+    asked = ["p", "q"], [" the inn", " a bell"]
+    costs, rewards = load_cost(places["cost"])(*asked), load_reward(places["cost"])(*asked)
+    assert costs == [-r for r in rewards]
+    assert all(costs)
+    with pytest.raises(ValueError, match="is a reward model, of which more is better"):
+        load_cost(places["score"])
+    assert load_cost("length")(*asked) == load_reward("length")(*asked)
+    capsys.readouterr()
+    # A classifier of another library, whose config knows nothing of this.
+    other = str(export(load_reward_model(tiny), tmp_path / "other"))
+    assert load_cost(other)(*asked) == load_reward(other)(*asked)
+    assert "taken for the cost" in " ".join(capsys.readouterr().out.split())

@@ -15,7 +15,7 @@ from truing.data.formats import DataError, load, to_row
 from truing.data.schema import KINDS, Prompt, Text
 from truing.evaluate.winrate import completions
 from truing.models.loading import Loading, resolve
-from truing.rewards import load_reward, score, simulated
+from truing.rewards import load_cost, score, simulated
 from truing.run import Run
 from truing.settings_judging import SafetyConfig
 from truing.stats.bounds import clopper_pearson, empirical_bernstein
@@ -33,7 +33,7 @@ def run(config: SafetyConfig) -> dict[str, Any]:
     resolve(config.run)
     if config.output_file is not None:
         check_output(config.output_file)
-    cost = load_reward(config.cost, Loading.of(config).beside())
+    cost = load_cost(config.cost, Loading.of(config).beside())
     texts = completions(config, config.run, rows, "safety")
     costs = score(cost, [p.prompt for p in rows], texts)
     seen, bound = bounded(costs, config)

@@ -19,7 +19,7 @@ from truing.models.actor import ActorCritic, shared_head
 from truing.models.heads import ValueModel, load_value_model
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp
-from truing.rewards import ModelReward, Reward, load_reward, score
+from truing.rewards import ModelReward, Reward, load_cost, load_reward, score
 from truing.stages import setup
 from truing.stages.preference import reference_policy
 from truing.stages.rollout import Prompted, encode_prompts
@@ -83,7 +83,7 @@ def casting(
         shown = encode_prompts(held_out, encoder, config.response_length) if held_out else []
     plain = Loading.of(config).beside()
     rewards = [load_reward(name, plain) for name in config.reward]
-    cost = load_reward(config.cost, plain) if config.cost else None
+    cost = load_cost(config.cost, plain) if config.cost else None
     asked = [*zip(config.reward, rewards, strict=True), *([(config.cost, cost)] if cost else [])]
     for name, reward in asked:
         if isinstance(reward, ModelReward):
