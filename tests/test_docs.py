@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from scripts import make_docs, readme_figures
+from truing import algorithms
 from truing.cli import COMMANDS
 from truing.config import ConfigError, parse
 from truing.data.batch import NAMED_TEMPLATES
@@ -135,6 +136,12 @@ def test_every_command_is_explained() -> None:
         assert f"truing {name}" in prose, name
     for name in ("quickstart", "test", "check", "docs", "slow", "base"):
         assert f"make {name}" in prose + (ROOT / "CONTRIBUTING.md").read_text(), name
+
+
+def test_every_method_stands_in_the_index() -> None:
+    named = set(re.findall(r"`(\w+)`", page("algorithms.md")))
+    wanted = {*algorithms.__all__, *RECIPES, *online.RECIPES, *scoring.RECIPES, "process"}
+    assert wanted - named == set()
 
 
 def test_every_entry_of_every_table_is_explained() -> None:
