@@ -12,6 +12,7 @@ from truing.models.checkpoint import export
 from truing.models.heads import load_reward_model
 from truing.models.model import load_policy
 from truing.run import Run
+from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import OnlineConfig, PpoConfig, RlooConfig
 from truing.stages import online
 from truing.stages.casting import Cast, casting
@@ -22,6 +23,17 @@ KINDS: dict[str, tuple[type[OnlineConfig], dict[str, Any]]] = {
     "shared": (PpoConfig, {"share_backbone": True}),
     "lora": (PpoConfig, {"use_peft": True, "lora_r": 4}),
     "rloo": (RlooConfig, {"num_generations": 4}),
+    "reinforce": (ReinforceConfig, {"advantage_estimator": "reinforce"}),
+    "reinforce++": (ReinforceConfig, {}),
+    "reinforce++ baseline": (
+        ReinforceConfig,
+        {"advantage_estimator": "reinforce_plus_plus_baseline"},
+    ),
+    "grpo": (GrpoConfig, {"num_generations": 4}),
+    "dr_grpo": (GrpoConfig, {"num_generations": 4, "loss_type": "dr_grpo"}),
+    "dapo": (GrpoConfig, {"num_generations": 4, "loss_type": "dapo"}),
+    "gspo": (GrpoConfig, {"num_generations": 4, "loss_type": "gspo"}),
+    "cispo": (GrpoConfig, {"num_generations": 4, "loss_type": "cispo"}),
 }
 
 
@@ -48,7 +60,7 @@ def cast_of(config: Any) -> Cast:
 def played(config: Any) -> tuple[Online, Cast]:
     """The inside of a run that has not begun."""
     cast = cast_of(config)
-    run = Run.create(config.output_dir, stage="ppo", config=config, seed=config.seed)
+    run = Run.create(config.output_dir, stage=config.stage, config=config, seed=config.seed)
     accelerator = Accelerator(cpu=True)
     return Online(accelerator, cast, config, RECIPES[config.recipe], run), cast
 

@@ -22,6 +22,7 @@ FLOORS = {
     **dict.fromkeys(("algorithms", "stats"), 0),
     **dict.fromkeys(("config", "console", "keys", "lineage", "retired", "run", "writing"), 1),
     **dict.fromkeys(("settings", "settings_judging", "settings_online"), 1),
+    "settings_group": 1,
     "settings_preference": 1,
     "settings_reward": 1,
     **dict.fromkeys(("data", "models"), 2),
@@ -37,6 +38,7 @@ STAIRS = {
     "settings_reward": ("config",),
     "settings_judging": ("config", "settings"),
     "settings_online": ("config", "retired", "settings"),
+    "settings_group": ("config", "retired", "settings_online"),
     "run": ("config", "console", "lineage", "writing"),
     "models": ("data",),
     "rewards": ("generation",),
@@ -45,7 +47,8 @@ STAIRS = {
 WORLD = sorted((ROOT / "truing" / "worlds").glob("[a-z]*.py"))
 TORCH_FREE = (
     *("cli", "config", "console", "keys", "lineage", "run", "settings", "stats.ratings", "verify"),
-    *("settings_judging", "settings_online", "settings_preference", "settings_reward", "writing"),
+    *("settings_group", "settings_judging", "settings_online", "settings_preference"),
+    *("settings_reward", "writing"),
     *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic import create_model
 
-from truing import console, settings, settings_judging, settings_online
+from truing import console, settings, settings_group, settings_judging, settings_online
 from truing.config import ConfigError, Topic, nearest, parse
 
 
@@ -71,6 +71,16 @@ COMMANDS: dict[str, Command] = {
         settings_online.RlooConfig,
         "truing.stages.online:run",
         "improve a model by a reward, each response against the others of its prompt",
+    ),
+    "reinforce": Command(
+        settings_group.ReinforceConfig,
+        "truing.stages.online:run",
+        "improve a model by a reward: REINFORCE and REINFORCE++",
+    ),
+    "grpo": Command(
+        settings_group.GrpoConfig,
+        "truing.stages.online:run",
+        "improve a model by a reward, each response against its group: GRPO and its kin",
     ),
     "winrate": Command(
         settings_judging.WinrateConfig,

@@ -147,14 +147,14 @@ _ADVICE: list[tuple[str, str]] = [
         "of the preference losses those that loss_type names are offered, one at a time",
     ),
     ("packing completion_only_loss", "only sft has it"),
-    ("loss_type", "only dpo and reward have it"),
+    ("loss_type", "only dpo, reward and grpo have it"),
     ("beta label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
     ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),
     ("center_rewards_coefficient ties standardize_ratings", "only reward has it"),
     ("num_generations temperature top_p", "only the commands that sample have it"),
 ]
 
-# Of ppo and rloo: names that mean the same as one of ours, and names that mean nothing.
+# Of the online stages: names that mean the same as one of ours, and names that mean nothing.
 ONLINE_NAMES: dict[str, str] = {
     "sft_model_path": "model_name_or_path",
     "reward_model_path": "reward",
@@ -169,9 +169,13 @@ ONLINE_NAMES: dict[str, str] = {
     "ppo_epochs": "num_ppo_epochs",
     "num_iterations": "num_ppo_epochs",
     "epsilon": "cliprange",
+    "epsilon_high": "cliprange_high",
     "rloo_k": "num_generations",
     "normalize_advantages": "whiten_advantages",
 }
+
+# Of grpo alone, where TRL has its KL in the loss.
+GROUP_NAMES: dict[str, str] = {"beta": "kl_loss_coef"}
 
 # Which of two such names to keep.
 ONLINE_PREFERRED: dict[str, str] = {
@@ -214,7 +218,7 @@ _ONLINE_ADVICE: list[tuple[str, str]] = [
         "with use_peft: true the reference is the model with its adapters switched off",
     ),
     ("adap_kl_ctrl", "kl_target alone switches the adaptive coefficient on"),
-    ("kl_penalty", "it is called kl_estimator (k1 or k3); kl_coef is its weight"),
+    ("kl_penalty", "it is called kl_estimator (k1, k2 or k3); kl_coef is its weight"),
     (
         "fp16 bf16",
         "write dtype: bfloat16 together with use_peft: true, else leave it at float32, for "
@@ -235,7 +239,48 @@ _ONLINE_ADVICE: list[tuple[str, str]] = [
         "value_model share_backbone vf_coef cliprange_value gamma lam whiten_rewards",
         "only ppo has a critic",
     ),
-    ("num_generations", "only rloo samples several responses to a prompt"),
+    ("num_generations", "only rloo, reinforce and grpo sample several responses to a prompt"),
+    ("advantage_estimator", "only reinforce has it; the other commands are estimators themselves"),
+    (
+        "scale_rewards importance_sampling_level mask_truncated_completions dynamic_sampling "
+        "max_num_gen_batches",
+        "only grpo has it",
+    ),
+    (
+        "use_vllm vllm_mode vllm_model_impl vllm_server_base_url vllm_server_host "
+        "vllm_server_port vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization "
+        "vllm_tensor_parallel_size vllm_max_model_length vllm_enable_sleep_mode "
+        "vllm_importance_sampling_correction vllm_importance_sampling_mode "
+        "vllm_importance_sampling_cap vllm_guided_decoding_regex vllm_structured_outputs_regex "
+        "use_transformers_paged cache_implementation",
+        "the model that learns draws the responses itself, so no correction is needed; "
+        "local_rollout_forward_batch_size says how many side by side",
+    ),
+    (
+        "generation_batch_size steps_per_generation num_generations_eval",
+        "per_device_train_batch_size times gradient_accumulation_steps, on each device, is a "
+        "rollout, num_mini_batches cuts it, and held-out prompts are answered once",
+    ),
+    ("delta", "there is no second clip of the ratio; cliprange_high is the one above 1"),
+    ("use_kl_loss", "kl_loss_coef alone switches it on"),
+]
+
+_GROUP_ADVICE: list[tuple[str, str]] = [
+    (
+        "top_entropy_quantile sapo_temperature_pos sapo_temperature_neg "
+        "off_policy_mask_threshold use_bias_correction_kl multi_objective_aggregation",
+        "all tokens are learnt from, by the loss that loss_type or advantage_estimator names; "
+        "leave the key out",
+    ),
+    (
+        "tools max_tool_calling_iterations rollout_func",
+        "a response is one turn of text; leave it out",
+    ),
+    (
+        "cast_lm_head_to_fp32 chat_template_kwargs log_unique_prompts log_completions_hub_repo",
+        "log-probs are computed in float32 anyway, chat_template is all of the template, and "
+        "samples.jsonl in output_dir keeps what was looked at; leave the key out",
+    ),
 ]
 
 
@@ -245,3 +290,4 @@ def _by_name(rows: list[tuple[str, str]]) -> dict[str, str]:
 
 RETIRED: dict[str, str] = _by_name(_ADVICE)
 ONLINE_RETIRED: dict[str, str] = _by_name(_ONLINE_ADVICE)
+GROUP_RETIRED: dict[str, str] = _by_name(_GROUP_ADVICE)

@@ -1,4 +1,4 @@
-"""The settings of the online stage, `truing ppo` and `truing rloo`, with TRL's names.
+"""The settings of the online stage, with TRL's names: what all have; `truing ppo`, `truing rloo`.
 
 A *step* of these commands is a rollout and all that is learnt from it, as TRL counts too.
 """
@@ -66,6 +66,18 @@ class ScoreTopic(Topic):
     missing_eos_penalty: float | None = Field(
         None, ge=0, description="Subtracted from the score of a response that was cut."
     )
+    overlong_buffer: int | None = Field(
+        None,
+        ge=1,
+        description="The last so many of response_length tokens cost more and more, up to "
+        "overlong_penalty. None: nothing.",
+    )
+    overlong_penalty: float = Field(
+        1.0,
+        gt=0,
+        description="Subtracted from the score of a response of response_length tokens; in part "
+        "within the overlong_buffer.",
+    )
     use_score_scaling: bool = Field(
         False, description="Divide scores by their running standard deviation."
     )
@@ -78,13 +90,25 @@ class ScoreTopic(Topic):
 
 
 class KlTopic(Topic):
-    """KL: the tie to the reference policy, in the reward"""
+    """KL: the tie to the reference policy, in the reward, in the loss or in both"""
 
     kl_coef: float = Field(0.05, ge=0, description="Reward lost per nat of KL.")
-    kl_estimator: Literal["k1", "k3"] = Field(
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
         "k1",
-        description="KL of a token: k1, the log-ratio, whose optimum is the known one; k3 is never "
-        "negative, but as a reward it leads elsewhere and may diverge.",
+        description="KL of a token in the reward: k1, the log-ratio, whose optimum is the known "
+        "one; k2 and k3 are never negative, but as a reward they lead elsewhere, and k3 may "
+        "diverge.",
+    )
+    kl_loss_coef: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of a KL in the loss (the beta of GRPO). 0: none. It leads elsewhere "
+        "than the KL in the reward: docs/kl.md.",
+    )
+    kl_loss_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k3",
+        description="KL in the loss: k3 of each token, as GRPO has it; k2 of a whole response, "
+        "whose optimum is the known one; k1 is refused, for it would do nothing.",
     )
     kl_target: float | None = Field(
         None,
@@ -111,10 +135,16 @@ class KlTopic(Topic):
 class PolicyGradientTopic(Topic):
     """Policy gradient"""
 
-    cliprange: float = Field(0.2, gt=0, description="Clip of the importance ratio around 1.")
+    cliprange: float = Field(0.2, gt=0, description="Clip of the importance ratio below 1.")
+    cliprange_high: float | None = Field(
+        None, gt=0, description="Clip of the ratio above 1. None: that of cliprange."
+    )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus (a loss).")
     whiten_advantages: bool = Field(
         True, description="Give a rollout's advantages mean 0 and variance 1."
+    )
+    advantage_clip: float | None = Field(
+        None, gt=0, description="Bound on the size of an advantage, after that. None: no bound."
     )
     target_kl: float | None = Field(
         None,
@@ -161,7 +191,7 @@ class CriticTopic(Topic):
 
 
 class GroupTopic(Topic):
-    """Groups: the baseline is the mean of the other responses"""
+    """Groups: several responses to each prompt, measured against each other"""
 
     num_generations: int = Field(2, ge=2, description="Responses to each prompt.")
 
@@ -204,10 +234,19 @@ class OnlineConfig(
         "counted, never cut.",
     )
 
+    # The stage's row of `RECIPES`, and its name in the run's records.
+    recipe: ClassVar[str]
+    stage: ClassVar[str]
+
     @property
     def group(self) -> int:
         """Responses to each prompt of a rollout."""
         return 1
+
+    @property
+    def clips(self) -> dict[str, float | None]:
+        """The two clips of the ratio, as the losses take them."""
+        return {"clip": self.cliprange, "clip_high": self.cliprange_high}
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -222,6 +261,17 @@ class OnlineConfig(
             and self.kl_target is None,
             "an adaptive coefficient multiplies, so it cannot leave kl_coef 0": self.kl_target
             and not self.kl_coef,
+            "kl_loss_estimator k1 in the loss has no effect: its gradient is 0 on average, and "
+            "nothing would tie the policy. Set kl_coef for k1 in the reward, or take k2 or k3": (
+                self.kl_loss_estimator == "k1"
+            ),
+            "kl_loss_estimator has no effect without kl_loss_coef": self.kl_loss_estimator != "k3"
+            and not self.kl_loss_coef,
+            f"overlong_buffer ({self.overlong_buffer}) lies within response_length "
+            f"({self.response_length}): lower it": (self.overlong_buffer or 0)
+            > self.response_length,
+            "overlong_penalty has no effect without overlong_buffer": self.overlong_penalty != 1
+            and self.overlong_buffer is None,
             "give total_episodes or max_steps, not both": self.total_episodes
             and self.max_steps > 0,
             "give num_sample_generations or log_completions_steps, not both": (
@@ -245,6 +295,7 @@ class PpoConfig(CriticTopic, OnlineConfig):
     """Improve a policy by a reward, with a critic (PPO)."""
 
     recipe: ClassVar[str] = "ppo"
+    stage: ClassVar[str] = "ppo"
 
     @model_validator(mode="after")
     def _one_backbone(self) -> Self:
@@ -260,6 +311,7 @@ class RlooConfig(GroupTopic, OnlineConfig):
     """Improve a policy by a reward, without a critic (REINFORCE leave-one-out)."""
 
     recipe: ClassVar[str] = "rloo"
+    stage: ClassVar[str] = "rloo"
 
     num_ppo_epochs: int = Field(1, ge=1, description="Passes over each rollout.")
     whiten_advantages: bool = Field(

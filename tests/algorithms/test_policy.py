@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.algorithms import reference
-from truing.algorithms import explained_variance, ppo_clip, value_clip
+from tests.algorithms import reference_group as groups
+from truing.algorithms import cispo, explained_variance, ppo_clip, value_clip
 from truing.algorithms.policy import Surrogate, ValueLoss
 from truing.keys import generator
 
@@ -32,6 +33,9 @@ def check_ppo_clip(f: Any) -> None:
     same(got.ratio, ratio)
     # The clip holds where the policy already went the right way, far enough.
     assert got.clipped.tolist() == [True, False, False, True]
+    # A clip of its own above: min(3, 1.3 * 2) = 2.6; below all is as it was.
+    high = f(old + ratio.log(), old, advantage, clip=0.2, clip_high=0.3)
+    same(high.loss, [-2.6, 3.0, -1.0, 1.6])
     # Laws: at ratio 1 the loss is -A and nothing is clipped; a clip of infinity is plain
     # importance weighting; the loss is never below that of the free ratio.
     logp, a, old = draw(0, 9), draw(1, 9), draw(2, 9)
@@ -40,6 +44,31 @@ def check_ppo_clip(f: Any) -> None:
     assert not start.clipped.any()
     same(f(logp, old, a, clip=math.inf).loss, -(logp - old).exp() * a, 1e-12)
     assert (f(logp, old, a, clip=0.2).loss >= -(logp - old).exp() * a).all()
+
+
+def check_cispo(f: Any) -> None:
+    old = torch.full((4,), -1.0)
+    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5])
+    advantage = torch.tensor([2.0, -2.0, 2.0, -2.0])
+    logp = (old + ratio.log()).requires_grad_()
+    got = f(logp, old, advantage, clip=0.3, clip_high=0.2)
+    # Weights 1.2, 1.2, 0.7, 0.7; log-probs -1 + ln 1.5 = -0.594535, -1 + ln 0.5 = -1.693147:
+    # -1.2 * 2 * -0.594535; its negative; -0.7 * 2 * -1.693147; its negative.
+    same(got.loss.detach(), [1.426884, -1.426884, 2.370406, -2.370406])
+    same(got.ratio, ratio)
+    assert got.clipped.all()
+    # The clipped still learn: each log-prob's slope is -weight A.
+    (slope,) = torch.autograd.grad(got.loss.sum(), logp)
+    same(slope, [-2.4, 2.4, -1.4, 1.4])
+    # A clip of 1 is no lower bound; without another one the upper is the lower.
+    assert f(logp, old, advantage, clip=1.0).clipped.tolist() == [False] * 4
+    same(f(logp, old, advantage, clip=0.2).loss[1], -1.426884)
+    # Laws: at ratio 1 the slope is PPO's, -A; without clips it is that of importance weighting.
+    x, a, o = draw(0, 9).requires_grad_(), draw(1, 9), draw(2, 9)
+    (slope,) = torch.autograd.grad(f(x, x.detach(), a, clip=0.2).loss.sum(), x)
+    same(slope, -a, 1e-12)
+    (slope,) = torch.autograd.grad(f(x, o, a, clip=math.inf).loss.sum(), x)
+    same(slope, (-(x - o).exp() * a).detach(), 1e-12)
 
 
 def check_value_clip(f: Any) -> None:
@@ -71,21 +100,40 @@ def check_explained_variance(f: Any) -> None:
 
 CHECKS = {
     ppo_clip: check_ppo_clip,
+    cispo: check_cispo,
     value_clip: check_value_clip,
     explained_variance: check_explained_variance,
 }
 MUTANTS: dict[Any, dict[str, Any]] = {
     ppo_clip: {
-        "negated": lambda n, o, a, clip: ppo_clip(n, o, -a, clip=clip),
-        "swapped": lambda n, o, a, clip: ppo_clip(o, n, a, clip=clip),
-        "clip dropped": lambda n, o, a, clip: ppo_clip(n, o, a, clip=math.inf),
-        "clip alone": lambda n, o, a, clip: Surrogate(
-            -(n - o).exp().clamp(1 - clip, 1 + clip) * a, *ppo_clip(n, o, a, clip=clip)[1:]
+        "negated": lambda n, o, a, **c: ppo_clip(n, o, -a, **c),
+        "swapped": lambda n, o, a, **c: ppo_clip(o, n, a, **c),
+        "clip dropped": lambda n, o, a, **c: ppo_clip(n, o, a, clip=math.inf),
+        "clip alone": lambda n, o, a, **c: Surrogate(
+            -(n - o).exp().clamp(1 - c["clip"], 1 + c.get("clip_high", c["clip"])) * a,
+            *ppo_clip(n, o, a, **c)[1:],
         ),
-        "best of both": lambda n, o, a, clip: Surrogate(
-            -ppo_clip(n, o, -a, clip=clip).loss, *ppo_clip(n, o, a, clip=clip)[1:]
+        "best of both": lambda n, o, a, **c: Surrogate(
+            -ppo_clip(n, o, -a, **c).loss, *ppo_clip(n, o, a, **c)[1:]
         ),
-        "clip doubled": lambda n, o, a, clip: ppo_clip(n, o, a, clip=2 * clip),
+        "clip doubled": lambda n, o, a, clip, **c: ppo_clip(n, o, a, clip=2 * clip, **c),
+        "high dropped": lambda n, o, a, clip, **c: ppo_clip(n, o, a, clip=clip),
+        "high for both": lambda n, o, a, clip, clip_high=None: ppo_clip(
+            n, o, a, clip=clip_high or clip
+        ),
+    },
+    cispo: {
+        "negated": lambda n, o, a, **c: cispo(n, o, -a, **c),
+        "swapped": lambda n, o, a, **c: cispo(o, n, a, **c),
+        "ppo instead": ppo_clip,
+        "high dropped": lambda n, o, a, clip, **c: cispo(n, o, a, clip=clip),
+        "no lower bound": lambda n, o, a, clip, clip_high=None: cispo(
+            n, o, a, clip=1.0, clip_high=clip_high or clip
+        ),
+        "gradient through the weight": lambda n, o, a, clip, clip_high=None: Surrogate(
+            -(n - o).exp().clamp(1 - clip, 1 + (clip_high or clip)) * a * n,
+            *cispo(n, o, a, clip=clip, clip_high=clip_high)[1:],
+        ),
     },
     value_clip: {
         "halved again": lambda v, o, r, clip: ValueLoss(
@@ -117,7 +165,15 @@ def test_gradients() -> None:
     old, a, target = draw(2, 6), draw(3, 6), draw(4, 6)
     check = torch.autograd.gradcheck
     assert check(lambda x: ppo_clip(x, old, a, clip=0.2).loss, logp)
+    assert check(lambda x: ppo_clip(x, old, a, clip=0.2, clip_high=0.4).loss, logp)
     assert check(lambda x: value_clip(x, old, target, clip=0.2).loss, value)
+    # Of cispo the weight is held fixed, so what is checked is the rest, at weights of its own.
+    held = (logp.detach() - old).exp().clamp(0.8, 1.4)
+    (slope,) = torch.autograd.grad(cispo(logp, old, a, clip=0.2, clip_high=0.4).loss.sum(), logp)
+    assert check(lambda x: -held * a * x, logp)
+    (other,) = torch.autograd.grad((-held * a * logp).sum(), logp)
+    same(slope, other, 1e-12)
+    assert torch.equal(slope.sign(), -a.sign())
     # At ratio 1 the slope is REINFORCE's, -A; where the clip holds there is none.
     (start,) = torch.autograd.grad(ppo_clip(logp, logp.detach(), a, clip=0.2).loss.sum(), logp)
     same(start, -a, 1e-12)
@@ -135,13 +191,17 @@ def test_equal_to_the_loops(seed: int) -> None:
     x, y, z = (draw(10 * seed + i, 5, 4) for i in range(3))
     wanted = reference.ppo_clip(x.numpy(), y.numpy(), z.numpy(), 0.2)
     same(ppo_clip(x, y, z, clip=0.2).loss, wanted, 1e-12)
+    wanted = groups.ppo_clip(x.numpy(), y.numpy(), z.numpy(), 0.2, 0.28)
+    same(ppo_clip(x, y, z, clip=0.2, clip_high=0.28).loss, wanted, 1e-12)
+    wanted = groups.cispo(x.numpy(), y.numpy(), z.numpy(), 0.2, 0.28)
+    same(cispo(x, y, z, clip=0.2, clip_high=0.28).loss, wanted, 1e-12)
     wanted = reference.value_clip(x.numpy(), y.numpy(), z.numpy(), 0.3)
     same(value_clip(x, y, z, clip=0.3).loss, wanted, 1e-12)
 
 
 def test_order_changes_nothing_and_shapes_are_checked() -> None:
     x, y, z, order = draw(0, 5), draw(1, 5), draw(2, 5), torch.tensor([3, 1, 4, 0, 2])
-    for f in (ppo_clip, value_clip):
+    for f in (ppo_clip, cispo, value_clip):
         assert torch.equal(
             f(x[order], y[order], z[order], clip=0.2).loss, f(x, y, z, clip=0.2).loss[order]
         )
@@ -150,3 +210,5 @@ def test_order_changes_nothing_and_shapes_are_checked() -> None:
         for clip in (0.0, -1.0, math.nan):
             with pytest.raises(ValueError, match="the clip must be positive"):
                 f(x, y, z, clip=clip)
+    with pytest.raises(ValueError, match=r"the clip must be positive, got 0.2 and 0.0"):
+        cispo(x, y, z, clip=0.2, clip_high=0.0)

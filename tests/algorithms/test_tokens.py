@@ -4,12 +4,22 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.algorithms import reference
-from truing.algorithms import entropy, k1, k2, k3, reduce_mean, sequence_sum, token_logp
+from truing.algorithms import (
+    entropy,
+    k1,
+    k2,
+    k3,
+    reduce_mean,
+    sequence_mean,
+    sequence_sum,
+    token_logp,
+)
 from truing.keys import generator
 
 SEEDS = range(4)
@@ -92,6 +102,17 @@ def check_sequence_sum(f: Callable[[Tensor, Tensor], Tensor]) -> None:
     same(f(x.masked_fill(mask == 0, math.nan), mask), [3, 11])
 
 
+def check_sequence_mean(f: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x = torch.tensor([[1.0, 2.0, math.nan], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])
+    mask = torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0]])
+    # (1 + 2) / 2; 6; nothing counts.
+    same(f(x, mask), [1.5, 6.0, 0.0])
+    # Laws: of equal numbers it is that number, whatever counts; times the count it is the sum.
+    same(f(torch.full((3, 3), 2.5), mask), [2.5, 2.5, 0.0])
+    y = draw(4, 3, 3)
+    same(f(y, mask) * mask.sum(-1), sequence_sum(y, mask), 1e-12)
+
+
 def check_reduce_mean(f: Callable[[Tensor, Any], Tensor]) -> None:
     same(f(torch.tensor([1.0, 2.0, 6.0]), 4), 9 / 4)
     # Law: the shares of micro-batches add up, whatever their sizes.
@@ -106,6 +127,7 @@ CHECKS = {
     k3: check_k3,
     entropy: check_entropy,
     sequence_sum: check_sequence_sum,
+    sequence_mean: check_sequence_mean,
     reduce_mean: check_reduce_mean,
 }
 MUTANTS: dict[Any, dict[str, Any]] = {
@@ -146,6 +168,13 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "mean": lambda x, m: sequence_sum(x, m) / m.sum(-1),
         "negated": lambda x, m: -sequence_sum(x, m),
     },
+    sequence_mean: {
+        "mask dropped": lambda x, m: x.mean(-1),
+        "sum": sequence_sum,
+        "over the width": lambda x, m: sequence_sum(x, m) / m.shape[1],
+        "mask turned over": lambda x, m: sequence_mean(x, 1 - m),
+        "nothing over nothing": lambda x, m: sequence_sum(x, m) / m.sum(-1),
+    },
     reduce_mean: {
         "own denominator": lambda x, d: x.mean(),
         "multiplied": lambda x, d: x.sum() * d,
@@ -176,6 +205,7 @@ def test_gradients() -> None:
     assert check(k3, (p, q))
     assert check(entropy, logits)
     assert check(lambda x: sequence_sum(x, mask), p)
+    assert check(lambda x: sequence_mean(x, mask), p)
     assert check(lambda x: reduce_mean(x, 3.0), p)
     # Signs: a higher logit raises its own token's log-prob and lowers every other's; k3 pulls pi
     # towards ref from both sides; a masked token gets nothing.
@@ -187,6 +217,8 @@ def test_gradients() -> None:
     assert (pull.sign() == (p - q).sign()).all()
     (counted,) = torch.autograd.grad(sequence_sum(p, mask).sum(), p)
     assert torch.equal(counted, mask.double())
+    (shared,) = torch.autograd.grad(sequence_mean(p, mask).sum(), p)
+    assert torch.equal(shared, mask.double() / 2)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -200,18 +232,22 @@ def test_equal_to_the_loops(seed: int) -> None:
     same(k3(p, q), reference.k3(p.numpy(), q.numpy()), 1e-12)
     same(entropy(logits), reference.entropy(logits.numpy()), 1e-12)
     same(sequence_sum(p, mask), reference.sequence_sum(p.numpy(), mask.numpy()), 1e-12)
+    counted = np.maximum(mask.numpy().sum(-1), 1)
+    wanted = reference.sequence_sum(p.numpy(), mask.numpy()) / counted
+    same(sequence_mean(p, mask), wanted, 1e-12)
     same(reduce_mean(p, 7.0), reference.reduce_mean(p.numpy(), 7.0), 1e-12)
 
 
 def test_padding_and_order_change_nothing() -> None:
     x, mask = draw(0, 4, 5), draw(1, 4, 5) > 0
-    whole = sequence_sum(x, mask)
-    for side in ((3, 0), (0, 3)):
-        wide = torch.nn.functional.pad(x, side, value=99.0)
-        narrow = torch.nn.functional.pad(mask, side, value=False)
-        assert torch.equal(sequence_sum(wide, narrow), whole)
     order = torch.tensor([2, 0, 3, 1])
-    assert torch.equal(sequence_sum(x[order], mask[order]), whole[order])
+    for f in (sequence_sum, sequence_mean):
+        whole = f(x, mask)
+        for side in ((3, 0), (0, 3)):
+            wide = torch.nn.functional.pad(x, side, value=99.0)
+            narrow = torch.nn.functional.pad(mask, side, value=False)
+            assert torch.equal(f(wide, narrow), whole)
+        assert torch.equal(f(x[order], mask[order]), whole[order])
     logits, target = draw(2, 4, 5, 6), torch.arange(20).view(4, 5) % 6
     same(token_logp(logits[order], target[order]), token_logp(logits, target)[order], 1e-12)
 
@@ -234,7 +270,7 @@ def test_far_logits_stay_finite() -> None:
 def test_wrong_shapes_and_empty_batches_are_refused() -> None:
     with pytest.raises(ValueError, match=r"logits \(2, 3, 5\) need targets of shape \(2, 3\), got"):
         token_logp(torch.zeros(2, 3, 5), torch.zeros(2, 1, dtype=torch.long))
-    for f in (k1, k2, k3, sequence_sum):
+    for f in (k1, k2, k3, sequence_sum, sequence_mean):
         with pytest.raises(ValueError, match="must have one shape"):
             f(torch.zeros(2, 3), torch.zeros(1, 3))
     for denominator in (0.0, -1.0, math.nan, torch.tensor(0.0)):

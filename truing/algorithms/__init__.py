@@ -16,7 +16,14 @@ from truing.algorithms.comparison import (
     tied_pairs,
 )
 from truing.algorithms.controllers import KLController, Moments
-from truing.algorithms.policy import explained_variance, ppo_clip, value_clip
+from truing.algorithms.group import (
+    batch_scaled,
+    centred,
+    flat_groups,
+    group_scaled,
+    overlong,
+)
+from truing.algorithms.policy import cispo, explained_variance, ppo_clip, value_clip
 from truing.algorithms.preference import cdpo, dpo, hinge, ipo, robust_dpo
 from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.rating import squared_error
@@ -27,6 +34,7 @@ from truing.algorithms.tokens import (
     k2,
     k3,
     reduce_mean,
+    sequence_mean,
     sequence_sum,
     token_logp,
 )
@@ -34,14 +42,19 @@ from truing.algorithms.tokens import (
 __all__ = [
     "KLController",
     "Moments",
+    "batch_scaled",
     "bradley_terry",
     "cdpo",
     "centering",
+    "centred",
+    "cispo",
     "cpo",
     "dpo",
     "entropy",
     "explained_variance",
+    "flat_groups",
     "gae",
+    "group_scaled",
     "hinge",
     "ipo",
     "k1",
@@ -51,12 +64,14 @@ __all__ = [
     "log_odds_ratio",
     "missing_eos",
     "orpo",
+    "overlong",
     "plackett_luce",
     "ppo_clip",
     "ranked_pairs",
     "reduce_mean",
     "robust_dpo",
     "scale_to_unit",
+    "sequence_mean",
     "sequence_sum",
     "simpo",
     "soft_bradley_terry",

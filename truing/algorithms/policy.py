@@ -27,22 +27,68 @@ class ValueLoss(NamedTuple):
 
 
 def ppo_clip(
-    logp_BT: Tensor, old_logp_BT: Tensor, advantage_BT: Tensor, *, clip: float
+    logp_BT: Tensor,
+    old_logp_BT: Tensor,
+    advantage_BT: Tensor,
+    *,
+    clip: float,
+    clip_high: float | None = None,
 ) -> Surrogate:
     """Clipped surrogate: ``-min(w A, clip(w, 1 - c, 1 + c) A)``, ``w = exp(logp - old_logp)``.
 
-    Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7, with the sign of a loss.
+    ``clip_high``: the upper c, where it is another (DAPO's clip-higher).
+    Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7, with the sign of a loss; Yu et al. 2025
+    (arXiv:2503.14476), eq. 10 for the two clips. On means over tokens as log-probs it is GSPO's
+    (Zheng et al. 2025, arXiv:2507.18071, eq. 5 and 7).
     Shapes: three of one shape; results of that shape. Where policy equals behaviour the gradient is
-    REINFORCE's, ``-A grad logp``. Raises ValueError when shapes differ or the clip is not positive.
+    REINFORCE's, ``-A grad logp``. Raises ValueError when shapes differ or a clip is not positive.
     Differs: no dual clip (verl has one); TRL's RLOO takes the same with whole responses as actions.
     """
-    check_shapes(logp=logp_BT, old_logp=old_logp_BT, advantage=advantage_BT)
-    if not clip > 0:
-        raise ValueError(f"the clip must be positive, got {clip}: nothing could be learnt")
-    ratio_BT = (logp_BT - old_logp_BT).exp()
-    free_BT = -ratio_BT * advantage_BT
-    bound_BT = -ratio_BT.clamp(1 - clip, 1 + clip) * advantage_BT
+    ratio_BT, near_BT = _ratios(logp_BT, old_logp_BT, advantage_BT, clip, clip_high)
+    free_BT, bound_BT = -ratio_BT * advantage_BT, -near_BT * advantage_BT
     return Surrogate(torch.maximum(free_BT, bound_BT), ratio_BT, bound_BT > free_BT)
+
+
+def cispo(
+    logp_BT: Tensor,
+    old_logp_BT: Tensor,
+    advantage_BT: Tensor,
+    *,
+    clip: float,
+    clip_high: float | None = None,
+) -> Surrogate:
+    """Clipped weight: ``-sg(clip(w, 1 - c, 1 + c)) A logp``: every token keeps a gradient, whose
+    weight is bounded.
+
+    ``clip_high``: the upper c, where it is another; a ``clip`` of 1 is no lower bound, for no ratio
+    is below 0. ``clipped`` says where the weight was bounded.
+    Source: MiniMax 2025 (arXiv:2506.13585), eq. 4 and 5. Shapes and errors as `ppo_clip`, whose
+    gradient it has where policy equals behaviour. Its value is not an objective: it may rise while
+    the policy gets better.
+    Differs: the bounds are 1 - c and 1 + c_high as in the paper and in verl; TRL's epsilon_high is
+    the upper bound itself (its 5.0 is 4.0 here), and it has no lower one.
+    """
+    ratio_BT, near_BT = _ratios(logp_BT, old_logp_BT, advantage_BT, clip, clip_high)
+    ratio_BT, near_BT = ratio_BT.detach(), near_BT.detach()
+    return Surrogate(-near_BT * advantage_BT * logp_BT, ratio_BT, near_BT != ratio_BT)
+
+
+def _ratios(
+    logp_BT: Tensor,
+    old_logp_BT: Tensor,
+    advantage_BT: Tensor,
+    clip: float,
+    clip_high: float | None,
+) -> tuple[Tensor, Tensor]:
+    """The importance ratio, free and clipped."""
+    check_shapes(logp=logp_BT, old_logp=old_logp_BT, advantage=advantage_BT)
+    high = clip if clip_high is None else clip_high
+    if not (clip > 0 and high > 0):
+        raise ValueError(
+            f"the clip must be positive, got {clip} and {high}: nothing could be learnt"
+        )
+    ratio_BT = (logp_BT - old_logp_BT).exp()
+    return ratio_BT, ratio_BT.clamp(1 - clip, 1 + high)
 
 
 def value_clip(

@@ -79,6 +79,12 @@ def sequence_sum(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return x_BT.masked_fill(~mask_BT.bool(), 0.0).sum(-1)
 
 
+def sequence_mean(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over the counted tokens of each sequence, 0 where none counts. Shapes: both (B, T);
+    result (B,)."""
+    return sequence_sum(x_BT, mask_BT) / mask_BT.bool().sum(-1).clamp(min=1)
+
+
 def reduce_mean(x: Tensor, denominator: Tensor | float) -> Tensor:
     """Sum of ``x`` over a denominator the caller counted over the *whole* optimiser step.
 

@@ -5,6 +5,7 @@ from truing.doctor.finding import Finding, tell
 from truing.doctor.mistakes import MISTAKES, mistakes
 from truing.doctor.plan import Stage, batches, duration, planned
 from truing.settings import DpoConfig, RewardConfig, SftConfig, TrainingConfig
+from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import PpoConfig, RlooConfig
 from truing.stages import online, preference, reward, sft
 
@@ -14,6 +15,8 @@ STAGES: dict[str, tuple[type[TrainingConfig], Stage]] = {
     "dpo": (DpoConfig, preference.run),
     "ppo": (PpoConfig, online.run),
     "rloo": (RlooConfig, online.run),
+    "reinforce": (ReinforceConfig, online.run),
+    "grpo": (GrpoConfig, online.run),
 }
 
 

@@ -18,6 +18,8 @@ import yaml
 
 from truing.run import Run
 
+# The stages that learn from a reward.
+ONLINE_STAGES = ("ppo", "rloo", "reinforce", "grpo")
 # Fewer values than this say nothing of a trend.
 ENOUGH = 8
 # Standard errors that a change must have. A run is asked some thirty questions, so two of them,

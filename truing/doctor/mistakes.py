@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from truing import console
 from truing.doctor.finding import Finding, sort
+from truing.doctor.history import ONLINE_STAGES
 from truing.doctor.plan import Plan
 from truing.settings_preference import WITHOUT_REFERENCE
 
@@ -28,16 +29,17 @@ Mistake = Callable[[Plan], Finding | None]
 
 
 def online(plan: Plan) -> bool:
-    return plan.stage in ("ppo", "rloo")
+    return plan.stage in ONLINE_STAGES
 
 
 def kl_off(plan: Plan) -> Finding | None:
-    if not online(plan) or plan.settings["kl_coef"] or not plan.learnt:
+    s = plan.settings
+    if not online(plan) or s["kl_coef"] or s["kl_loss_coef"] or not plan.learnt:
         return None
     return Finding(
         "kl_off",
         "fault",
-        f"kl_coef is 0, and the reward {plan.learnt[0]} is a model.",
+        f"kl_coef and kl_loss_coef are 0, and the reward {plan.learnt[0]} is a model.",
         "A learned reward is right near the texts that it learnt from. Without the KL penalty the "
         "policy leaves them, and finds what scores high and is bad.",
         "Set kl_coef to 0.05, or give a kl_target.",
@@ -88,7 +90,7 @@ def reference(plan: Plan) -> Finding | None:
     free = plan.stage == "dpo" and plan.settings["loss_type"] in WITHOUT_REFERENCE
     tied = online(plan) or (plan.stage == "dpo" and not free)
     stage = plan.origin.get("stage")
-    if not tied or plan.settings["ref_model_name_or_path"] or stage not in ("dpo", "ppo", "rloo"):
+    if not tied or plan.settings["ref_model_name_or_path"] or stage not in ("dpo", *ONLINE_STAGES):
         return None
     return Finding(
         "reference",

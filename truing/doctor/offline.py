@@ -260,8 +260,8 @@ def reward_scale(h: History) -> Finding | None:
         "to 1 for an average pair.",
         "Once all pairs are in order the loss still falls with larger scores, so their scale "
         "grows without bound. As a reward such scores drown the KL penalty.",
-        "Train for fewer epochs or with a lower rate. In ppo and rloo use_score_scaling makes the "
-        "scale not matter.",
+        "Train for fewer epochs or with a lower rate. In the online stages use_score_scaling "
+        "makes the scale not matter.",
         margin.end,
     )
 

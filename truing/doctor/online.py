@@ -1,4 +1,4 @@
-"""Rules for learning from a reward, PPO and RLOO: the KL, the critic, and who sampled."""
+"""Rules for learning from a reward: the KL, the critic, and who sampled."""
 
 from statistics import fmean, median
 
@@ -176,11 +176,11 @@ def no_signal(h: History) -> Finding | None:
         "no_signal",
         "fault",
         seen,
-        "Where all responses (to a prompt, in rloo) have the same reward, every advantage is 0, "
-        "and there is nothing to learn.",
+        "Where all responses (of a group, in rloo and grpo) have the same reward, every advantage "
+        "is 0, and there is nothing to learn.",
         "Print what the reward gives for some samples. A rule that pays all or nothing needs "
-        "prompts that are answered rightly now and then; a score_clip may cut everything off; in "
-        "rloo raise num_generations or temperature.",
+        "prompts that are answered rightly now and then; a score_clip may cut everything off; of "
+        "groups raise num_generations or temperature (grpo has dynamic_sampling, too).",
         score.span if len(score) else norm.span,
     )
 
@@ -210,7 +210,8 @@ def critic_blind(h: History) -> Finding | None:
         ),
         "Raise value_learning_rate (10 times learning_rate), vf_coef or cliprange_value"
         + (", or give it a model of its own (share_backbone: false)" if shared else "")
-        + "; on short runs start it from the policy (value_model: policy). truing rloo needs none.",
+        + "; on short runs start it from the policy (value_model: policy). truing rloo and truing "
+        "grpo need none.",
         (worth.steps[-third], worth.steps[-1]),
     )
 

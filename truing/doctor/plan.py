@@ -18,6 +18,7 @@ import torch
 from transformers import AutoTokenizer
 
 from truing import console
+from truing.doctor.history import ONLINE_STAGES
 from truing.models.loading import resolve
 from truing.run import Run
 from truing.settings import TrainingConfig
@@ -138,7 +139,7 @@ def batches(plan: Plan) -> dict[str, str]:
     at_once, folds = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
     size = at_once * folds * world
     product = f"{at_once} x {folds} x {world} = {size}"
-    if plan.stage not in ("ppo", "rloo"):
+    if plan.stage not in ONLINE_STAGES:
         return {
             "rows in memory at once (per_device_train_batch_size)": f"{at_once}",
             "of those one after the other (gradient_accumulation_steps)": f"{folds}",

@@ -2,15 +2,14 @@
 
 from truing.doctor import common, offline, online, outcome
 from truing.doctor.finding import Finding, Rule, sort
-from truing.doctor.history import History
+from truing.doctor.history import ONLINE_STAGES, History
 
 _ONLINE: tuple[Rule, ...] = (*online.ONLINE, *outcome.OUTCOME)
 _OF_STAGE: dict[str, tuple[Rule, ...]] = {
     "sft": offline.SFT,
     "reward": offline.REWARD,
     "dpo": offline.DPO,
-    "ppo": _ONLINE,
-    "rloo": _ONLINE,
+    **dict.fromkeys(ONLINE_STAGES, _ONLINE),
 }
 
 

@@ -1,4 +1,4 @@
-"""Reinforcement learning from a reward: PPO with a critic, RLOO without one.
+"""Reinforcement learning from a reward: PPO with a critic, and those without one.
 
 A recipe is a row of `RECIPES`. A step is a rollout, then ``num_ppo_epochs`` passes over it in
 ``num_mini_batches`` parts with an optimiser step each, by the loop's own `Learner`.
@@ -15,119 +15,60 @@ from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from rich.markup import escape
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from truing import console
-from truing.algorithms.policy import ppo_clip, value_clip
-from truing.algorithms.tokens import k2, reduce_mean
-from truing.data.batch import Tokens, padded
+from truing.algorithms.policy import cispo
 from truing.data.schema import Prompt
 from truing.keys import generator
 from truing.models.model import Policy
 from truing.rewards import SIMULATED_REWARD, simulated
 from truing.run import Run
-from truing.settings_online import OnlineConfig, PpoConfig, RlooConfig
+from truing.settings_online import OnlineConfig
 from truing.stages import outlook, setup
 from truing.stages.casting import Cast, casting
 from truing.stages.driving import drive
-from truing.stages.estimate import Estimator, Lesson, Recipe, by_group, by_token
-from truing.stages.learner import Batch, Learner, Part, Sums, guarded, stat
+from truing.stages.estimate import (
+    Estimator,
+    above_mean,
+    by_group,
+    by_token,
+    scaled,
+    to_go,
+    whole,
+)
+from truing.stages.learner import Learner, Part, guarded
+from truing.stages.objective import (
+    RESPONSE,
+    Lesson,
+    Pretraining,
+    Recipe,
+    Reinforcement,
+    over_length,
+    over_responses,
+    over_tokens,
+    within_responses,
+)
 from truing.stages.rollout import Collector, Episode
 from truing.stages.trainer import Step, endless, rows_per_step
 from truing.writing import write_json
 
 RECIPES = {
-    "ppo": Recipe("PPO", by_token, critic=True),
-    "rloo": Recipe("RLOO", by_group, critic=False),
+    "ppo": Recipe("PPO", by_token, over_tokens, critic=True),
+    "rloo": Recipe("RLOO", by_group, over_responses, RESPONSE),
+    "reinforce": Recipe("REINFORCE", whole, over_responses, RESPONSE),
+    "reinforce_plus_plus": Recipe("REINFORCE++", to_go, over_tokens),
+    "reinforce_plus_plus_baseline": Recipe("REINFORCE++ baseline", above_mean, over_tokens),
+    "grpo": Recipe("GRPO", scaled, within_responses, level=None),
+    "dr_grpo": Recipe("Dr. GRPO", scaled, over_length, level=None),
+    "dapo": Recipe("DAPO", scaled, over_tokens, level=None),
+    "gspo": Recipe("GSPO", scaled, within_responses, level=None),
+    "cispo": Recipe("CISPO", scaled, over_tokens, level=None, surrogate=cispo),
 }
 
 # What outlives a rollout, in the run's folder as of the last one.
 STATE = "state.json"
-
-
-class Reinforcement:
-    """The clipped surrogate, the clipped value loss and the entropy bonus, each a mean over all
-    actions (tokens, or whole responses) of the optimiser step."""
-
-    def __init__(self, config: Any, recipe: Recipe) -> None:
-        self.config, self.recipe = config, recipe
-
-    def length(self, row: Lesson) -> int:
-        return row.tokens.length
-
-    def collate(self, rows: Sequence[Lesson]) -> Batch:
-        columns = {
-            name: pad_sequence([getattr(row, name) for row in rows], batch_first=True).float()
-            for name in ("logp_T", "advantage_T", "value_T", "return_T")
-        }
-        return Batch(padded([row.tokens for row in rows]), columns)
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        tokens = batch.layout.scored
-        return {
-            "tokens": tokens,
-            "actions": tokens if self.recipe.critic else len(batch.layout.last_B2),
-        }
-
-    def loss(
-        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Sums]:
-        config, given = self.config, batch.extra
-        figures, mask_BT = model(batch.layout, config.temperature), batch.layout.mask_BT
-        new_BT, old_BT, on_BT = figures.logp, given["logp_T"], mask_BT
-        if not self.recipe.critic:
-            # A response is one action; filling is 0 on either side.
-            new_BT, old_BT = new_BT.sum(-1, keepdim=True), old_BT.sum(-1, keepdim=True)
-            on_BT = torch.ones_like(new_BT).bool()
-        policy = ppo_clip(new_BT, old_BT, given["advantage_T"], clip=config.cliprange)
-        gap_N = (figures.logp - given["logp_T"])[mask_BT]
-        loss = reduce_mean(policy.loss[on_BT], totals["actions"])
-        stats = {
-            "loss/policy_avg": stat(policy.loss[on_BT]),
-            "policy/approxkl_avg": stat(k2(figures.logp, given["logp_T"])[mask_BT]),
-            "policy/clipfrac_avg": stat(policy.clipped[on_BT].float()),
-            "policy/entropy_avg": stat(figures.entropy[mask_BT]),
-            "val/ratio": stat(policy.ratio[on_BT]),
-            "sampling/logp_difference": stat(gap_N.abs()),
-        }
-        if config.entropy_coef:
-            bonus = reduce_mean(figures.entropy[mask_BT], totals["tokens"])
-            loss = loss - config.entropy_coef * bonus
-        if figures.value is not None:
-            old_values, targets = given["value_T"], given["return_T"]
-            critic = value_clip(figures.value, old_values, targets, clip=config.cliprange_value)
-            loss = loss + config.vf_coef * reduce_mean(critic.loss[mask_BT], totals["tokens"])
-            stats["loss/value_avg"] = stat(critic.loss[mask_BT])
-            stats["val/clipfrac_avg"] = stat(critic.clipped[mask_BT].float())
-        return loss, stats
-
-
-class Pretraining:
-    """PPO-ptx: the negative log-likelihood per token of other rows, weighted."""
-
-    def __init__(self, coefficient: float) -> None:
-        self.coefficient = coefficient
-
-    def length(self, row: Tokens) -> int:
-        return row.length
-
-    def collate(self, rows: Sequence[Tokens]) -> Batch:
-        return Batch(padded(rows), {})
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"tokens": batch.layout.scored}
-
-    def loss(
-        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Sums]:
-        # At temperature 1: it is the language model that must not forget.
-        logp_BT = model(batch.layout, foresee=False).logp
-        loss = -reduce_mean(logp_BT, totals["tokens"])
-        return self.coefficient * loss, {"loss/ptx_avg": stat(-logp_BT[batch.layout.mask_BT])}
 
 
 class Online:
@@ -137,7 +78,7 @@ class Online:
         self, accelerator: Accelerator, cast: Cast, config: OnlineConfig, recipe: Recipe, run: Run
     ) -> None:
         self.accelerator, self.cast, self.config, self.run = accelerator, cast, config, run
-        self.total, self.step = config.max_steps, 0
+        self.total, self.step, self.drawn = config.max_steps, 0, 0
         self.collector = Collector(
             accelerator,
             cast.actor,
@@ -157,6 +98,7 @@ class Online:
             seed=config.seed,
             rates={"critic.": rate} if rate else None,
         )
+        self.short = False  # whether it was said that dynamic sampling did not find enough
         self.ptx, self.reminded = endless(len(cast.ptx), seed=config.seed, shuffle=True), 0
 
     def steps(self) -> Iterator[Step]:
@@ -166,19 +108,11 @@ class Online:
         each = episodes_each // config.group
         order = endless(len(prompts), seed=config.seed, shuffle=config.shuffle_dataset)
         before, began = self.step, time.perf_counter()
-        order, drawn = islice(order, before * each, None), before * each
+        order = islice(order, self.drawn, None)
         while self.step < self.total:
             self.step += 1
-            chosen = [prompts[i] for i in islice(order, each)]
-            # Keyed by when it is drawn: a prompt that comes again gets other numbers.
-            chosen = [p._replace(key=drawn + i) for i, p in enumerate(chosen)]
-            drawn += len(chosen)
-            episodes = self.collector.collect(
-                chosen,
-                stream="rollout",
-                group=config.group,
-                batch_size=config.local_rollout_forward_batch_size,
-            )
+            self.collector.seconds = {}
+            episodes, sampled = self.rollout(order, each)
             if self.step == 1:
                 check_endings(episodes, config)
             lessons, figures = self.estimator(episodes)
@@ -189,14 +123,57 @@ class Online:
             total = self.step * episodes_each
             pace = int((total - before * episodes_each) / (time.perf_counter() - began))
             counters = {"episode": float(total), "eps": float(pace)}
-            metrics = {**figures, **learnt, **self.collector.seconds}
-            yield Step(self.step, drawn / len(prompts), metrics, counters)
+            metrics = {**figures, **sampled, **learnt, **self.collector.seconds}
+            yield Step(self.step, self.drawn / len(prompts), metrics, counters)
+
+    def rollout(self, order: Iterator[int], each: int) -> tuple[list[Episode], dict[str, float]]:
+        """The episodes of a step, of ``each`` prompts; and what dynamic sampling did for it, if it
+        is on: groups whose scores are all equal make room for other prompts."""
+        config, group = self.config, self.config.group
+        if not getattr(config, "dynamic_sampling", False):
+            return self.answered(order, each), {}
+        kept, flat, scores = list[Episode](), list[Episode](), list[float]()
+        rounds = 0
+        while len(kept) < each * group and rounds < config.max_num_gen_batches:
+            rounds += 1
+            found = self.answered(order, each - len(kept) // group)
+            scores += self.estimator.ended(found).tolist()
+            for i, equal in enumerate(self.estimator.flat(found)):
+                (flat if equal else kept).extend(found[i * group : (i + 1) * group])
+        missing = each * group - len(kept)
+        if missing and not self.short:
+            self.short = True
+            console.say(
+                f"[yellow]step {self.step}: after {rounds} rounds (max_num_gen_batches) "
+                f"{missing // group} of {each} groups still score the same; they are kept, and "
+                "teach nothing. Give prompts that are answered rightly now and then, or another "
+                "reward; dynamic_sampling/filled counts them from here on[/yellow]"
+            )
+        return kept + flat[:missing], {
+            "dynamic_sampling/rounds": float(rounds),
+            "dynamic_sampling/dropped": float((len(flat) - missing) // group),
+            "dynamic_sampling/filled": float(missing // group),
+            "dynamic_sampling/scores": fmean(scores),
+        }
+
+    def answered(self, order: Iterator[int], count: int) -> list[Episode]:
+        """The next ``count`` prompts, with a group of responses each."""
+        chosen = [self.cast.prompts[i] for i in islice(order, count)]
+        # Keyed by when it is drawn: a prompt that comes again gets other numbers.
+        chosen = [p._replace(key=self.drawn + i) for i, p in enumerate(chosen)]
+        self.drawn += count
+        return self.collector.collect(
+            chosen,
+            stream="rollout",
+            group=self.config.group,
+            batch_size=self.config.local_rollout_forward_batch_size,
+        )
 
     def state(self) -> dict[str, Any]:
-        return {**self.estimator.state(), "reminded": self.reminded}
+        return {**self.estimator.state(), "drawn": self.drawn, "reminded": self.reminded}
 
     def restore(self, step: int, state: Mapping[str, Any]) -> None:
-        self.step = step
+        self.step, self.drawn = step, state["drawn"]
         self.estimator.restore(state)
         self.reminded = sum(1 for _ in islice(self.ptx, state["reminded"]))
 
@@ -263,8 +240,11 @@ class Online:
 
 def summed_up(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The figures of a rollout's optimiser steps: their means; of the ratio the variance too."""
-    mean = {name: fmean(line[name] for line in lines) for name in lines[-1]}
-    mean["val/ratio_var"] = pvariance([line["val/ratio"] for line in lines])
+    # A step in which no response counted has no loss to tell.
+    names = dict.fromkeys(name for line in lines for name in line)
+    mean = {name: fmean(line[name] for line in lines if name in line) for name in names}
+    ratios = [line["val/ratio"] for line in lines if "val/ratio" in line]
+    mean |= {"val/ratio_var": pvariance(ratios)} if ratios else {}
     # Before the first update: how far the sampler is from the trainer. Rounding, if all is well.
     mean["sampling/logp_difference"] = lines[0]["sampling/logp_difference"]
     mean["policy/optimizer_steps"] = float(len(lines))
@@ -286,10 +266,9 @@ def check_endings(episodes: Sequence[Episode], config: OnlineConfig) -> None:
     console.say(f"[yellow]{found}: {todo}[/yellow]")
 
 
-def run(
-    config: PpoConfig | RlooConfig, *, watch: setup.Watch | None = None
-) -> Run | outlook.Outlook:
-    """Improve a policy by a reward (docs/ppo.md). Writes a run folder with ``model/`` in it.
+def run(config: OnlineConfig, *, watch: setup.Watch | None = None) -> Run | outlook.Outlook:
+    """Improve a policy by a reward (docs/ppo.md, docs/reinforce.md, docs/grpo.md). Writes a run
+    folder with ``model/`` in it.
 
     ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples;
     its figures are logged with ``eval_`` in front, beside those of the rollouts. A dry run
@@ -312,7 +291,7 @@ def run(
     if config.dry_run:
         return ahead
     parents, policy = cast.parents, cast.actor.policy
-    opened = setup.opened(config, config.recipe, dataset, held_out, ahead.data, parents)
+    opened = setup.opened(config, config.stage, dataset, held_out, ahead.data, parents)
     with opened as (run, accelerator):
         for model in (cast.actor, *cast.onlookers.values()):
             model.to(accelerator.device)

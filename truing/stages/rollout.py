@@ -80,7 +80,7 @@ class Collector:
     ) -> None:
         self.accelerator, self.actor, self.reference = accelerator, actor, reference
         self.encoder, self.rewards, self.config = encoder, rewards, config
-        # Seconds of the last rollout, by phase.
+        # Seconds by phase, since it was last emptied.
         self.seconds: dict[str, float] = {}
 
     def collect(
@@ -88,7 +88,6 @@ class Collector:
     ) -> list[Episode]:
         """``group`` episodes for each prompt, side by side, in the order of the prompts' keys."""
         config, rank = self.config, self.accelerator.process_index
-        self.seconds = {}
         sampling = Sampling(
             temperature=config.temperature,
             max_completion_length=config.response_length,
@@ -109,7 +108,11 @@ class Collector:
         rows = [Tokens(t.prompt_ids, t.response_ids) for t in done]
         texts = [self.encoder.decode(row.response) for row in rows]
         with self.timed("time/score"):
-            columns = [score(reward, [p.text for p in prompts], texts) for reward in self.rewards]
+            # A process may have no share of a few responses, and rewards need not know none.
+            columns = [
+                score(reward, [p.text for p in prompts], texts) if texts else []
+                for reward in self.rewards
+            ]
         with self.timed("time/forward"):
             ref_logps = measure_tokens(self.actor, rows, batch_size, self.reference)
             blind = [torch.zeros(len(row.response)) for row in rows]

@@ -11,6 +11,7 @@ import pytest
 
 from truing.cli import main
 from truing.doctor.ahead import STAGES
+from truing.doctor.history import ONLINE_STAGES
 from truing.doctor.mistakes import MISTAKES, mistakes
 from truing.doctor.plan import Plan, Trial, batches, duration, span
 from truing.stages.outlook import Outlook
@@ -27,7 +28,7 @@ DATA = {
 def plan(stage: str, *, ahead: dict[str, Any] | None = None, **settings: Any) -> Plan:
     """A plan with nothing to say of it, but for what is changed."""
     of = STAGES[stage][0]
-    reward = {"reward": ["r"]} if stage in ("ppo", "rloo") else {}
+    reward = {"reward": ["r"]} if stage in ONLINE_STAGES else {}
     healthy = {"missing_eos_penalty": 1.0, "output_dir": "o", **reward}
     known = {name: field.default for name, field in of.model_fields.items()}
     given = {k: v for k, v in healthy.items() if k in known}
@@ -49,15 +50,22 @@ FROM_SFT = {"stage": "sft", "data": {"row_tokens": {"longest": 200}}}
 # For each mistake: plans that have it, and near misses.
 CASES: dict[str, tuple[list[Plan], list[Plan]]] = {
     "kl_off": (
-        [replace(plan("ppo", kl_coef=0.0), learnt=LEARNED)],
-        [plan("ppo", kl_coef=0.0), replace(plan("ppo", kl_coef=1e-4), learnt=LEARNED)],
+        [
+            replace(plan("ppo", kl_coef=0.0), learnt=LEARNED),
+            replace(plan("grpo", kl_loss_coef=0.0), learnt=LEARNED),
+        ],
+        [
+            plan("ppo", kl_coef=0.0),
+            replace(plan("ppo", kl_coef=1e-4), learnt=LEARNED),
+            replace(plan("grpo", kl_loss_coef=1e-4), learnt=LEARNED),
+        ],
     ),
     "not_supervised": (
         [replace(plan("dpo"), origin={"stage": "reward"})],
         [replace(plan("sft"), origin={"stage": "reward"}), replace(plan("dpo"), origin=FROM_SFT)],
     ),
     "reference": (
-        [replace(plan(s), origin={"stage": "dpo"}) for s in ("dpo", "ppo", "rloo")],
+        [replace(plan(s), origin={"stage": "dpo"}) for s in ("dpo", *ONLINE_STAGES)],
         [
             replace(plan("dpo", ref_model_name_or_path="runs/sft"), origin={"stage": "dpo"}),
             replace(plan("dpo", loss_type="orpo"), origin={"stage": "dpo"}),
@@ -229,13 +237,14 @@ PAIRS = [{"prompt": f"Q{i}?", "chosen": "good one", "rejected": "bad"} for i in 
 def test_a_real_plan_is_tried_and_leaves_nothing_behind(
     stage: str, tiny: Path, jsonl: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = {"sft": ROWS, "ppo": ROWS, "rloo": ROWS}.get(stage, PAIRS)
+    rows = ROWS if stage in ("sft", *ONLINE_STAGES) else PAIRS
     online = ["--reward", "length", "--response-length", "5"]
     before = sorted(p.name for p in tmp_path.iterdir())
     data = jsonl("rows", rows)
     line = ["doctor", stage, "--output-dir", str(tmp_path / "run")]
     line += ["--model-name-or-path", str(tiny), "--dataset-name", data, "--use-cpu"]
-    line += ["--per-device-train-batch-size", "4", *(online if stage in ("ppo", "rloo") else [])]
+    line += ["--per-device-train-batch-size", "4", *(online if stage in ONLINE_STAGES else [])]
+    line += ["--num-generations", "4"] if stage == "grpo" else []
     line += ["--trial-steps", "1"]
     assert main(line) == 0
     shown = " ".join(capsys.readouterr().out.split())

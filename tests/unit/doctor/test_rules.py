@@ -10,7 +10,7 @@ import pytest
 from tests.histories import Column, last, level, made, ramp, wave
 from truing.data.formats import SIMULATED
 from truing.doctor.finding import LEVELS
-from truing.doctor.history import History
+from truing.doctor.history import ONLINE_STAGES, History
 from truing.doctor.rules import RULES, asked, findings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "doctor.md"
@@ -363,7 +363,7 @@ def test_no_rule_stumbles_over_what_is_not_there(case: Case) -> None:
         assert {f.rule for f in findings(history)} <= set(asked(sick.stage))
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo", "rloo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", *ONLINE_STAGES])
 def test_of_nothing_nothing_is_said(stage: str) -> None:
     assert findings(made(stage)) == []
 
@@ -371,7 +371,8 @@ def test_of_nothing_nothing_is_said(stage: str) -> None:
 def test_a_stage_is_asked_its_own_rules() -> None:
     assert "diverged" in asked("another")
     assert "loss_not_falling" not in asked("ppo")
-    assert asked("ppo") == asked("rloo")
+    for stage in ONLINE_STAGES:
+        assert asked(stage) == asked("ppo")
     assert "dpo_start" not in asked("reward")
 
 

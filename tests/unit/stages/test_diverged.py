@@ -16,7 +16,7 @@ from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import sft
 from truing.stages.learner import Diverged
-from truing.stages.online import Reinforcement
+from truing.stages.objective import Reinforcement
 from truing.stages.rollout import Collector
 from truing.stages.sft import Imitation
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.online import KINDS, cast_of, column, louder, played, ran, weights
 from truing.models.model import load_policy
 from truing.stages import online
-from truing.stages.online import Reinforcement
+from truing.stages.objective import Reinforcement
 from truing.stages.rollout import Episode
 
 Write = Callable[..., str]

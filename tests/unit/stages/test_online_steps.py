@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tests.online import column, played, ran, weights
+from truing.data.batch import Tokens, padded
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
 from truing.models.model import load_policy
 from truing.stages import online
-from truing.stages.estimate import Lesson
+from truing.stages.objective import Lesson
 
 Write = Callable[..., str]
 Make = Callable[..., Any]
@@ -228,14 +229,15 @@ def test_an_epoch_is_every_prompt_with_all_its_answers(make: Make) -> None:
 def test_the_loss_by_hand(make: Make) -> None:
     """Two tokens of one response, ratio e^0.5 and 1, over a step of eight tokens."""
     play, cast = played(make("ppo", entropy_coef=0.3, vf_coef=0.5, cliprange_value=0.1))
-    tokens = online.Tokens((1, 2), (3, 4))
+    tokens = Tokens((1, 2), (3, 4))
     with torch.no_grad():
-        own = cast.actor(online.padded([tokens]))
+        own = cast.actor(padded([tokens]))
     old_T = own.logp[0] - torch.tensor([0.5, 0.0])
-    lesson = Lesson(tokens, old_T, torch.tensor([2.0, -1.0]), *torch.tensor([[0.5, 0], [0.0, 2]]))
+    values, returns = torch.tensor([[0.5, 0], [0.0, 2]])
+    lesson = Lesson(tokens, old_T, old_T, torch.tensor([2.0, -1.0]), values, returns)
     batch = play.objective.collate([lesson])
-    assert play.objective.counts(batch) == {"tokens": 2, "actions": 2}
-    totals = {"tokens": torch.tensor(8.0), "actions": torch.tensor(8.0)}
+    assert play.objective.counts(batch) == {"tokens": 2, "responses": 1}
+    totals = {"tokens": torch.tensor(8.0), "responses": torch.tensor(8.0)}
     loss, stats = play.objective.loss(cast.actor, batch, totals)
     # Surrogate: -1.2 * 2 (clipped) and 1. Values are 0 (a new head): where it was 0.5, and the
     # return is 0, the clip holds it at 0.4, and 0.16 is more than 0; where it was 0, for 2: 4.
@@ -260,18 +262,18 @@ def test_the_loss_by_hand(make: Make) -> None:
 
 def test_rloo_takes_a_response_as_one_action(make: Make) -> None:
     play, cast = played(make("rloo"))
-    rows = [online.Tokens((1, 2), (3, 4)), online.Tokens((1,), (5,))]
+    rows = [Tokens((1, 2), (3, 4)), Tokens((1,), (5,))]
     with torch.no_grad():
-        own = cast.actor(online.padded(rows)).logp
+        own = cast.actor(padded(rows)).logp
     nothing = torch.zeros(2)
     # Log-ratios 0.05 + 0.05 and -0.3 of whole responses.
     lessons = [
-        Lesson(rows[0], own[0] - 0.05, torch.tensor([1.0]), nothing, nothing),
-        Lesson(rows[1], own[1, :1] + 0.3, torch.tensor([-1.0]), nothing[:1], nothing[:1]),
+        Lesson(rows[0], own[0] - 0.05, own[0], torch.tensor([1.0]), nothing, nothing),
+        Lesson(rows[1], own[1, :1] + 0.3, own[1, :1], -torch.ones(1), nothing[:1], nothing[:1]),
     ]
     batch = play.objective.collate(lessons)
-    assert play.objective.counts(batch) == {"tokens": 3, "actions": 2}
-    totals = {"tokens": torch.tensor(3.0), "actions": torch.tensor(2.0)}
+    assert play.objective.counts(batch) == {"tokens": 3, "responses": 2}
+    totals = {"tokens": torch.tensor(3.0), "responses": torch.tensor(2.0)}
     loss, stats = play.objective.loss(cast.actor, batch, totals)
     # -e^0.1 and the larger of e^-0.3 and 0.8 (the clip holds): over two responses.
     assert float(loss.detach()) == pytest.approx((-(2.718281828**0.1) + 0.8) / 2, abs=1e-5)
