@@ -61,7 +61,7 @@ def ahead(end_W: Array, single_W: Array) -> Measure:
 
 
 def run(quick: bool) -> Record:
-    worlds = [World(seed) for seed in range(4 if quick else 16)]
+    worlds = [World(seed) for seed in range(3 if quick else 16)]
     alone = [world.proxy(LABELS, noise=NOISE) for world in worlds]
     members = [scores(world, drawn_again(world)) for world in worlds]
     single = np.array([picked(w, scores(w, [p])[0]) for w, p in zip(worlds, alone, strict=True)])
@@ -103,8 +103,8 @@ def run(quick: bool) -> Record:
         source="Coste, Anwar, Kirk and Krueger 2023, arXiv:2310.02743.",
         setup=f"The world of over-optimisation. {LABELS} comparisons, {NOISE:.0%} of them turned "
         f"round; {MEMBERS} linear proxies, each learnt from the comparisons drawn with "
-        "replacement and moved to mean 0 on the reference; the single one has all comparisons. Best "
-        f"of n up to {NS[-1]} by the mean, the worst case, or the mean less {COEF} of the "
+        "replacement and moved to mean 0 on the reference; the single one has all comparisons. "
+        f"Best of n up to {NS[-1]} by the mean, the worst case, or the mean less {COEF} of the "
         f"population variance; {len(worlds)} worlds, gold in standard deviations of the reference.",
         measures=measures,
         controls=controls,

@@ -142,7 +142,7 @@ def run(quick: bool) -> Record:
 
 def drawn_up(counts: Sequence[int], learnt: dict[str, np.ndarray], spaces: list[Space]) -> Figure:
     figure, (left, right) = figures.panels(2)
-    shares = (0.05, 0.1, 0.2, 0.3, 0.4)[:: 5 - len(counts)]
+    shares = (0.05, 0.1, 0.2, 0.3, 0.4)[:: 1 if len(counts) > 1 else 4]
     for name, colour in METHODS.items():
         found_WE = [ends(name, spaces, told=e, flips=e) for e in shares]
         left.plot(shares, np.mean(found_WE, 1), "o-", color=colour, label=name)

@@ -92,7 +92,7 @@ def within(over: float) -> Measure:
 
 
 def run(quick: bool) -> Record:
-    worlds = [World(seed) for seed in range(3 if quick else 8)]
+    worlds = [World(seed) for seed in range(2 if quick else 8)]
     labels = (100, MAIN, 3000) if quick else LABELS
     rl = {n: [optimised(w, w.proxy(n)) for w in worlds] for n in labels}
     gold = {n: np.array([g for g, _ in rows]) for n, rows in rl.items()}
@@ -137,10 +137,10 @@ def run(quick: bool) -> Record:
         source="Gao, Schulman and Hilton 2022, arXiv:2210.10760.",
         setup=f"Texts of {LENGTH} tokens out of {TOKENS}; gold saturates in each token's count, "
         "the proxy is linear in the counts and learnt by Bradley-Terry from comparisons of "
-        "texts of the reference. RL is exact: the best policy for the proxy at each price of the KL, its "
-        f"gold counted by binomials. Best of n: {len(worlds[0].pool_NV)} texts of the reference, "
-        f"the unbiased estimator over all subsets of n. {len(worlds)} worlds; gold in standard "
-        "deviations of the reference.",
+        "texts of the reference. RL is exact: the best policy for the proxy at each price of the "
+        f"KL, its gold counted by binomials. Best of n: {len(worlds[0].pool_NV)} texts of the "
+        "reference, the unbiased estimator over all subsets of n. Gold in standard deviations of "
+        f"the reference; {len(worlds)} worlds.",
         measures=measures,
         controls=controls,
         caption="Gold and proxy by KL under RL, gold by n under best of n",
@@ -152,23 +152,25 @@ def run(quick: bool) -> Record:
 
 
 def drawn_up(gold: dict[int, Array], proxy_WK: Array, bon_WN: Array) -> Figure:
-    figure, (left, right) = figures.panels(2)
+    figure, (left, right) = figures.panels(2, height=3.4)
     colours = (figures.SKY, figures.BLUE, figures.GREEN, figures.INK)
     for (n, gold_WK), colour in zip(gold.items(), colours, strict=False):
         left.plot(KLS, gold_WK.mean(0), color=colour, label=f"gold, {n} labels")
         if n == MAIN:
             curve(left, KLS, gold_WK, colour)
-    left.plot(KLS, proxy_WK.mean(0), "--", color=figures.RED, label=f"proxy, {MAIN} labels")
+    left.plot(
+        KLS, proxy_WK.mean(0), "--", color=figures.RED, label=f"proxy, {MAIN} labels (its unit)"
+    )
     curve(right, NS, bon_WN, figures.BLUE)
     right.plot(NS, bon_WN.mean(0), "o-", color=figures.BLUE)
     right.set_xscale("log", base=2)
     title = "RL against the proxy"
-    figures.named(left, title, "KL from the reference, nats per text", "reward, see caption")
+    x = "KL from the reference, nats per text"
+    figures.named(left, title, x, "standard deviations of gold", loc="lower left")
     y = "gold, standard deviations"
     figures.named(
         right, "best of n, proxy of 100 labels", "n, texts to choose from", y, legend=False
     )
-    left.set_ylabel("gold, standard deviations; proxy, its own unit")
     return figure
 
 

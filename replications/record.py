@@ -61,7 +61,6 @@ class Record:
     controls: dict[str, list[Measure]]
     caption: str
     differs: str
-    quick: bool = False
     figure: Figure | None = None
     seconds: float = 0.0
     date: str = ""
@@ -80,7 +79,7 @@ class Record:
                 "needed: a criterion, and two controls that fail"
             )
         for control, measures in self.controls.items():
-            strange = {m.what for m in measures} - {m.what for m in self.measures}
+            strange = {asked(m) for m in measures} - {asked(m) for m in self.measures}
             if strange:
                 raise ValueError(f"{self.name}, {control}: other criteria than ours: {strange}")
             if all(m.passed for m in measures):
@@ -109,6 +108,11 @@ def load(file: Path) -> Record:
     fields["measures"] = measures(fields["measures"])
     fields["controls"] = {k: measures(v) for k, v in fields["controls"].items()}
     return Record(**fields)
+
+
+def asked(measure: Measure) -> tuple[str, float | None, float | None]:
+    """What was measured, and the criterion."""
+    return measure.what, measure.least, measure.most
 
 
 def needed(measure: Measure) -> str:
