@@ -142,7 +142,7 @@ def test_every_entry_of_every_table_is_explained() -> None:
         assert f"`{name}`" in page("dpo.md")
     for name in online.RECIPES:
         assert f"truing {name}" in page("ppo.md")
-    for name in [*RULES, *scoring.RECIPES]:
+    for name in [*RULES, *scoring.RECIPES, "process"]:
         assert f"`{name}`" in page("reward.md")
     for name in NAMED_TEMPLATES:
         assert f"`{name}`" in page("data.md")

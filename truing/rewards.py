@@ -15,7 +15,13 @@ from typing import Any, Protocol, cast
 from truing import console
 from truing.data.batch import Encoder
 from truing.data.schema import Text
-from truing.models.heads import RewardModel, load_reward_model, sequence_scores
+from truing.data.steps import StepEncoder
+from truing.models.heads import (
+    ProcessRewardModel,
+    RewardModel,
+    load_reward_model,
+    sequence_scores,
+)
 from truing.models.loading import Loading
 from truing.settings import TokenizerTopic
 from truing.settings_judging import CompareConfig, RewardBenchConfig
@@ -38,6 +44,8 @@ class ModelReward:
         self.model = model
         self.batch_size = batch_size
         self.encoder = Encoder(model.tokenizer, template=template, max_length=model.context)
+        if isinstance(model, ProcessRewardModel):
+            self.encoder = StepEncoder.of(self.encoder, model.separator)
         self.cut = 0
 
     def reads(self, prompt: Text) -> bool:

@@ -73,6 +73,11 @@ def centering(chosen: Array, rejected: Array) -> Array:
     return np.array([(c + r) ** 2 for c, r in zip(chosen, rejected, strict=True)])
 
 
+def score_l2(scores: Array) -> Array:
+    """Safe RLHF's regularization of one score: its square."""
+    return np.array([s * s for s in scores])
+
+
 def ranked_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     for i in range(len(ranks)):
@@ -104,6 +109,35 @@ def plackett_luce(scores: Sequence[float], ranks: Sequence[int]) -> float:
 def squared_error(scores: Array, ratings: Array) -> Array:
     """HelpSteer2's regression: (s - y) times itself."""
     return np.array([(s - y) * (s - y) for s, y in zip(scores, ratings, strict=True)])
+
+
+def step_cross_entropy(logits: Array, labels: Array) -> Array:
+    """Uesato et al. (2022): the log loss of a classifier with two outputs, 0 and z."""
+    out: list[float] = []
+    for z, y in zip(logits, labels, strict=True):
+        right = math.exp(z) / (1 + math.exp(z))
+        out.append(-y * math.log(right) - (1 - y) * math.log(1 - right))
+    return np.array(out)
+
+
+def step_product(logits: Array, mask: Array) -> Array:
+    """Lightman et al. (2023): the logarithm of the product of the steps' probabilities."""
+    out: list[float] = []
+    for row, there in zip(logits, mask, strict=True):
+        product = 1.0
+        for z, real in zip(row, there, strict=True):
+            product *= 1 / (1 + math.exp(-z)) if real else 1.0
+        out.append(math.log(product))
+    return np.array(out)
+
+
+def step_minimum(logits: Array, mask: Array) -> Array:
+    """The logarithm of the least of them."""
+    out: list[float] = []
+    for row, there in zip(logits, mask, strict=True):
+        steps = [z for z, real in zip(row, there, strict=True) if real]
+        out.append(math.log(min(1 / (1 + math.exp(-z)) for z in steps)))
+    return np.array(out)
 
 
 def dpo(policy: Array, reference: Array, beta: float) -> Array:

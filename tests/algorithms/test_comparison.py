@@ -12,6 +12,7 @@ from truing.algorithms import (
     bradley_terry,
     centering,
     ranked_pairs,
+    score_l2,
     soft_bradley_terry,
     tied_pairs,
 )
@@ -44,6 +45,15 @@ def check_centering(f: Any) -> None:
     a, b = draw(0, 9), draw(1, 9)
     same(f(a, -a), torch.zeros(9))
     same(f(a, b), f(b, a))
+
+
+def check_score_l2(f: Any) -> None:
+    same(f(torch.tensor([2.0, -0.5, 0.0])), [4.0, 0.25, 0.0])
+    # Laws: it is even; the square of a scale; over a pair, half of what sum and difference cost.
+    a, b = draw(0, 9), draw(1, 9)
+    same(f(-a), f(a), 1e-12)
+    same(f(3 * a), 9 * f(a), 1e-12)
+    same(f(a) + f(b), (centering(a, b) + centering(a, -b)) / 2, 1e-12)
 
 
 def check_ranked_pairs(f: Any) -> None:
@@ -88,6 +98,7 @@ CHECKS = {
     soft_bradley_terry: check_soft_bradley_terry,
     tied_pairs: check_tied_pairs,
     centering: check_centering,
+    score_l2: check_score_l2,
     ranked_pairs: check_ranked_pairs,
 }
 MUTANTS: dict[Any, dict[str, Any]] = {
@@ -122,6 +133,13 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "one only": lambda c, r: c**2,
         "not squared": lambda c, r: (c + r).abs(),
     },
+    score_l2: {
+        "negated": lambda s: -score_l2(s),
+        "halved": lambda s: score_l2(s) / 2,
+        "not squared": lambda s: s.abs(),
+        "about the mean": lambda s: score_l2(s - s.mean()),
+        "mean over all": lambda s: score_l2(s).mean().expand(s.shape),
+    },
     ranked_pairs: {
         "turned over": lambda k: [(j, i) for i, j in ranked_pairs(k)],
         "ties too": lambda k: [
@@ -155,6 +173,9 @@ def test_gradients() -> None:
     same(down, -up, 1e-12)
     (pull,) = torch.autograd.grad(centering(c, r).sum(), c)
     assert (pull.sign() == (c + r).sign()).all()
+    assert torch.autograd.gradcheck(score_l2, (c,))
+    (pull,) = torch.autograd.grad(score_l2(c).sum(), c)
+    assert (pull.sign() == c.sign()).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -163,6 +184,7 @@ def test_equal_to_the_loops(seed: int) -> None:
     wanted = reference.bradley_terry(c.numpy(), r.numpy(), m.numpy())
     same(bradley_terry(c, r, m), wanted, 1e-12)
     same(centering(c, r), reference.centering(c.numpy(), r.numpy()), 1e-12)
+    same(score_l2(c), reference.score_l2(c.numpy()), 1e-12)
     ranks = generator(seed, "ranks").integers(4, size=6).tolist()
     assert ranked_pairs(ranks) == reference.ranked_pairs(ranks)
     assert tied_pairs(ranks) == reference.tied_pairs(ranks)
@@ -175,6 +197,7 @@ def test_order_changes_nothing_and_far_scores_stay_finite() -> None:
     c, r = draw(0, 6), draw(1, 6)
     order = torch.tensor([5, 3, 1, 0, 2, 4])
     assert torch.equal(bradley_terry(c[order], r[order]), bradley_terry(c, r)[order])
+    assert torch.equal(score_l2(c[order]), score_l2(c)[order])
     p = draw(2, 6).sigmoid()
     soft = soft_bradley_terry(c, r, p)
     assert torch.equal(soft_bradley_terry(c[order], r[order], p[order]), soft[order])
@@ -195,6 +218,8 @@ def test_wrong_shapes_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="must have one shape"):
             call()
+    with pytest.raises(ValueError, match=r"scores of shape \(2, 1\) came"):
+        score_l2(two.view(2, 1))
 
 
 def test_labels_that_are_no_probabilities_are_refused() -> None:

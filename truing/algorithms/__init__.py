@@ -12,6 +12,7 @@ from truing.algorithms.comparison import (
     bradley_terry,
     centering,
     ranked_pairs,
+    score_l2,
     soft_bradley_terry,
     tied_pairs,
 )
@@ -25,6 +26,7 @@ from truing.algorithms.group import (
 )
 from truing.algorithms.policy import cispo, explained_variance, ppo_clip, value_clip
 from truing.algorithms.preference import cdpo, dpo, hinge, ipo, robust_dpo
+from truing.algorithms.process import step_cross_entropy, step_minimum, step_product
 from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.rating import squared_error
 from truing.algorithms.reference_free import cpo, log_odds_ratio, orpo, simpo
@@ -71,11 +73,15 @@ __all__ = [
     "reduce_mean",
     "robust_dpo",
     "scale_to_unit",
+    "score_l2",
     "sequence_mean",
     "sequence_sum",
     "simpo",
     "soft_bradley_terry",
     "squared_error",
+    "step_cross_entropy",
+    "step_minimum",
+    "step_product",
     "tied_pairs",
     "token_logp",
     "token_rewards",

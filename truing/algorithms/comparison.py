@@ -68,6 +68,21 @@ def centering(chosen_N: Tensor, rejected_N: Tensor) -> Tensor:
     return (chosen_N + rejected_N).square()
 
 
+def score_l2(score_N: Tensor) -> Tensor:
+    """Penalty ``s^2`` on each score alone: a normal prior of mean 0 and variance 1 / (2 weight).
+
+    It draws all scores towards 0, their differences too, where `centering` leaves the difference
+    of a pair alone.
+    Source: the ``regularization`` of Safe RLHF's reward and cost models (Dai et al. 2023,
+    arXiv:2310.12773).
+    Shapes: (N,); result (N,). Raises ValueError for another shape.
+    Differs: there it is averaged over the scores of all pairs; here the caller weighs them.
+    """
+    if score_N.dim() != 1:
+        raise ValueError(f"scores of shape {tuple(score_N.shape)} came: one row of them is needed")
+    return score_N.square()
+
+
 def ranked_pairs(ranks_K: Sequence[int]) -> list[tuple[int, int]]:
     """All (better, worse) index pairs of one ranking, rank 0 the best; tied responses form no pair.
 

@@ -10,7 +10,15 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor
 
-from truing.algorithms import bradley_terry, plackett_luce, soft_bradley_terry, squared_error
+from truing.algorithms import (
+    bradley_terry,
+    centering,
+    plackett_luce,
+    score_l2,
+    soft_bradley_terry,
+    squared_error,
+    step_cross_entropy,
+)
 from truing.conformance.spaces import draw, least
 
 Loss = Callable[[Tensor], Tensor]
@@ -41,6 +49,22 @@ def pairs(score_K: Tensor, *, scale: float = 1.0, swapped: bool = False) -> Tens
 def labelled(score_K: Tensor, *, label: Callable[[Tensor], Tensor] = lambda p: p) -> Tensor:
     """Soft labels: each pair once, with the probability that its first wins."""
     return soft_bradley_terry(score_K[FIRST_N], score_K[SECOND_N], label(WINS_N)).mean()
+
+
+WEIGHT = 0.01  # of the penalty: larger, and a label would leave [0, 1]
+
+
+def drawn(score_K: Tensor, *, weight: float = WEIGHT, pairwise: bool = False) -> Tensor:
+    """Pairs with the penalty, labelled so that they hold it off at the true scores about their
+    mean t: labels that are x (t_i - t_j) too high push each score up by x K t_i / pairs, and the
+    penalty draws it down by 2 weight t_i / K."""
+    level = TRUE_K.mean()
+    score_K, gap_N = score_K - level, TRUE_K[FIRST_N] - TRUE_K[SECOND_N]
+    label_N = WINS_N + 2 * WEIGHT * len(gap_N) / K**2 * gap_N
+    loss = soft_bradley_terry(score_K[FIRST_N], score_K[SECOND_N], label_N).mean()
+    if pairwise:
+        return loss + weight * centering(score_K[FIRST_N], score_K[SECOND_N]).mean()
+    return loss + weight * score_l2(score_K).mean()
 
 
 def probabilities() -> Tensor:
@@ -79,6 +103,16 @@ def absolute(score_K: Tensor) -> Tensor:
     return (away_K3.square() + 1e-6).sqrt().mean()
 
 
+def judged_steps(score_K: Tensor, *, label: Callable[[Tensor], Tensor] = lambda p: p) -> Tensor:
+    """Five steps, each judged by everyone: the share of those who find it right is its label."""
+    return step_cross_entropy(score_K, label(TRUE_K.sigmoid())).mean()
+
+
+def by_majority(score_K: Tensor) -> Tensor:
+    """What most say is taken for certain; a little weight on the logits lets it end somewhere."""
+    return judged_steps(score_K, label=lambda p: p.round()) + 1e-3 * score_l2(score_K).mean()
+
+
 # For each loss: what it is on all judgements, the same put together wrongly, and whether it tells
 # the constant.
 SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
@@ -99,10 +133,28 @@ SCORES: dict[str, tuple[Loss, dict[str, Loss], bool]] = {
         },
         False,
     ),
+    "score_l2": (
+        drawn,
+        {
+            "weight halved": lambda s: drawn(s, weight=WEIGHT / 2),
+            "sums of pairs in place of scores": lambda s: drawn(s, pairwise=True),
+            "about another zero": lambda s: drawn(s + 0.1),
+        },
+        True,
+    ),
     "plackett_luce": (
         orders,
         {"order turned over": lambda s: orders(s, turned=True), "every choice from all": from_all},
         False,
+    ),
+    "process": (
+        judged_steps,
+        {
+            "right and wrong exchanged": lambda s: judged_steps(s, label=lambda p: 1 - p),
+            "labels by majority": by_majority,
+            "shifted by a tenth": lambda s: judged_steps(s + 0.1),
+        },
+        True,
     ),
     "regression": (
         rated,

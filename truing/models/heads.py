@@ -1,12 +1,14 @@
-"""Models that give numbers instead of tokens: the reward model, and the value model made of one.
+"""Models that give numbers instead of tokens: reward models, and the value model made of one.
 
 It is transformers' sequence-classification model with one label, so a reward model of another
 library loads here and ours loads there. The score is read at the last token of the response. The
 shift that gives reference responses a mean of 0 is kept in the config (``reward_shift``), hence in
-the checkpoint: a reader that does not know it sees the same ranking.
+the checkpoint: a reader that does not know it sees the same ranking. ``reward_kind`` says what else
+a score may be: a process reward model's is about the steps of a response.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
+from truing.algorithms.process import step_minimum, step_product
 from truing.data.batch import Layout, Tokens
+from truing.data.steps import separator_ids, step_ends
 from truing.models.loading import (
     Loading,
     load_tokenizer,
@@ -55,10 +59,51 @@ class RewardModel(Model):
         row_B, column_B = layout.last_B2.unbind(-1)
         return self.read(self.hidden(layout)[row_B, column_B])
 
+    def scores(self, layout: Layout) -> Tensor:
+        """What the model says as a reward (B,)."""
+        return self(layout)
+
     def read(self, hidden: Tensor) -> Tensor:
         """The shifted scores of hidden states. The head's format may be finer than the body's."""
         head = self.core.score
         return head(hidden.to(head.weight.dtype)).squeeze(-1).float() - self.shift
+
+
+# The score of a solution from its steps' logits and mask (B, S), by its name.
+AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product": step_product,
+    "min": step_minimum,
+}
+
+
+class ProcessRewardModel(RewardModel):
+    """Log-odds (B, T + 1) that what was read so far is right: in front of each of T scored tokens,
+    and behind the last. As a reward it is one log-probability for each solution."""
+
+    @cached_property
+    def mark(self) -> tuple[int, ...]:
+        """The separator of steps, in ids."""
+        return separator_ids(self.tokenizer, self.separator)
+
+    @property
+    def separator(self) -> str:
+        return str(self.core.config.step_separator)
+
+    def forward(self, layout: Layout) -> Tensor:
+        count_B1 = layout.mask_BT.sum(-1, keepdim=True)
+        column_BU = nn.functional.pad(layout.column_BT, (0, 1))
+        column_BU = column_BU.scatter(1, count_B1, layout.last_B2[:, 1:])
+        return self.read(self.hidden(layout)[layout.last_B2[:, :1], column_BU])
+
+    def scores(self, layout: Layout) -> Tensor:
+        rows = zip(layout.target_BT.cpu(), layout.mask_BT.cpu(), strict=True)
+        ends = [step_ends(ids_T[mask_T].tolist(), self.mark) for ids_T, mask_T in rows]
+        most = max(map(len, ends))
+        # Behind token t, the next one being t + 1.
+        places = [[end + 1 for end in own] + [-1] * (most - len(own)) for own in ends]
+        place_BS = torch.tensor(places, device=layout.mask_BT.device)
+        logit_BS = self(layout).gather(1, place_BS.clamp(min=0))
+        return AGGREGATIONS[self.core.config.step_aggregation](logit_BS, place_BS >= 0)
 
 
 class ValueModel(RewardModel):
@@ -71,7 +116,26 @@ class ValueModel(RewardModel):
 
 def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:
     """Scores (N,) of whole sequences, on the CPU, in the order of ``rows``; no gradients."""
-    return measure(model, rows, batch_size, model)
+    return measure(model, rows, batch_size, model.scores)
+
+
+# What a score may be, and the class that gives it. The mean score of references is no zero of the
+# others: theirs has a meaning.
+KINDS: dict[str, type[RewardModel]] = {"score": RewardModel, "process": ProcessRewardModel}
+
+
+def of_kind(model: RewardModel, kind: str, **told: str) -> RewardModel:
+    """The same network as a reward model of another kind, whose config says so; ``told``: what
+    else it says. The zero is anew where it has a meaning."""
+    config = model.core.config
+    config.reward_kind = kind
+    for name, value in told.items():
+        setattr(config, name, value)
+    made = KINDS[kind](model.network, model.tokenizer)
+    made.fresh = model.fresh
+    if kind != "score":
+        made.shift = 0.0
+    return made
 
 
 def load_reward_model(
@@ -123,7 +187,8 @@ def load_reward_model(
     if network.config.pad_token_id is None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         network.config.pad_token_id = tokenizer.pad_token_id
     prepare(network, loading)
-    model = RewardModel(network.to(loading.device), tokenizer)
+    kind = KINDS[getattr(network.config, "reward_kind", "score")]
+    model = kind(network.to(loading.device), tokenizer)
     model.fresh = bool(new)
     return model
 
@@ -133,7 +198,8 @@ def load_value_model(source: Path | str, loading: Loading | None = None) -> Valu
     model, which foresees nothing yet: a new head is 0."""
     scorer = load_reward_model(source, loading)
     model = ValueModel(scorer.network, scorer.tokenizer)
-    if scorer.fresh:
+    # Log-odds of steps are no score: what is foreseen would be another thing.
+    if scorer.fresh or isinstance(scorer, ProcessRewardModel):
         nn.init.zeros_(model.core.score.weight)
     return model
 

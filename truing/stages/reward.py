@@ -1,4 +1,5 @@
-"""The reward model: learnt from rankings (`truing.stages.scoring`), so that references score 0."""
+"""The reward model: learnt from rankings (`truing.stages.scoring`), so that references score 0, or
+from steps (`truing.stages.process`), which have a zero of their own."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,15 +11,24 @@ from rich.markup import escape
 from truing import console
 from truing.data.batch import Encoder, Tokens
 from truing.data.formats import SIMULATED, DataError, Dataset, load
-from truing.data.schema import Demonstration, Ranking
+from truing.data.schema import Demonstration, Ranking, Steps
+from truing.data.steps import StepEncoder
 from truing.lineage import Parent
-from truing.models.heads import RewardModel, load_reward_model, sequence_scores
+from truing.models.heads import (
+    ProcessRewardModel,
+    RewardModel,
+    load_reward_model,
+    of_kind,
+    sequence_scores,
+)
 from truing.models.loading import Loading
 from truing.models.model import cells
 from truing.run import Run
 from truing.settings import RewardConfig
 from truing.stages import outlook, setup
 from truing.stages.driving import fit
+from truing.stages.learner import Objective
+from truing.stages.process import Process, Solution, encode_steps, held_out_steps
 from truing.stages.scoring import RECIPES, Ranked, Scale, encode_rankings
 from truing.stats.ratings import numbered, rate
 
@@ -31,36 +41,36 @@ def run(config: RewardConfig) -> Run | outlook.Outlook:
 
     A dry run writes nothing and returns what would happen.
     """
-    dataset, held_out = setup.datasets(config, Ranking)
-    model = load_reward_model(config.model_name_or_path, Loading.of(config))
+    kind: Any = Steps if config.loss_type == "process" else Ranking
+    dataset, held_out = setup.datasets(config, kind)
+    model = beginning(config)
     encoder = setup.encoder(config, model)
-    how = {"loss_type": config.loss_type, "ties": config.ties}
-    rows = encode_rankings(dataset, encoder, **how)
+    if isinstance(model, ProcessRewardModel):
+        encoder = StepEncoder.of(encoder, config.step_separator)
+    rows: list[Any] = encoded(dataset, encoder, config)
     with setup.apart(encoder, "evaluation"):
-        eval_rows = encode_rankings(held_out, encoder, **how) if held_out else []
+        eval_rows: list[Any] = encoded(held_out, encoder, config) if held_out else []
     check_prompts(eval_rows)
     told: dict[str, float] = {}
     if config.loss_type == "regression" and config.standardize_ratings and rows:
         scale = Scale.of(rows)
         rows, eval_rows = scale.standard(rows), scale.standard(eval_rows)
         told = {"rating_mean": scale.mean, "rating_std": scale.std}
-    reference = reference_responses(config, dataset)
-    with setup.apart(encoder, "reference"):
-        anchors = encode_reference(reference, encoder)
+    zero = Zero.of(config, dataset, encoder)
     setup.adapt(config, model)
     lengths = [cells(row.responses, model) for row in rows]
     scored = [0] * len(lengths)
     ahead = outlook.announce(config, model, lengths, scored, encoder, dataset, held_out)
     if config.dry_run:
         return ahead
-    opened = setup.opened(config, "reward", dataset, held_out, ahead.data, reference.parents)
+    opened = setup.opened(config, "reward", dataset, held_out, ahead.data, zero.parents)
     with opened as (run, accelerator):
         figures: dict[str, Any] = fit(
             run,
             accelerator,
             model,
             rows,
-            RECIPES[config.loss_type].objective(config.center_rewards_coefficient, model.place),
+            objective(config, model),
             config,
             held_out=eval_rows,
             look=_looker(run, model, eval_rows or rows, encoder, config),
@@ -68,14 +78,64 @@ def run(config: RewardConfig) -> Run | outlook.Outlook:
         size = config.per_device_eval_batch_size
         # Scores carry the shift of the model that training started from, if it had one.
         model.simulated = model.simulated or SIMULATED in dataset.noted
-        model.shift += float(sequence_scores(model, anchors, size).mean())
-        console.say(
-            f"mean reward of {len(anchors)} {reference.name}: {model.shift:.3f}, now shifted to 0"
-        )
-        figures |= {"reward_shift": model.shift, "reward_reference": reference.name} | told
-        if eval_rows:
+        figures |= zero.set(model, size) | told
+        if eval_rows and isinstance(model, ProcessRewardModel):
+            figures |= held_out_steps(model, eval_rows, size)
+        elif eval_rows:
             figures |= held_out_accuracy(model, eval_rows, size)
         return setup.close(run, accelerator, model, encoder, figures, dataset.notes)
+
+
+def beginning(config: RewardConfig) -> RewardModel:
+    """The model that training starts from, as one of the kind that it becomes."""
+    model = load_reward_model(config.model_name_or_path, Loading.of(config))
+    if config.loss_type == "process":
+        told = {"step_separator": config.step_separator}
+        return of_kind(model, "process", step_aggregation=config.step_aggregation, **told)
+    return of_kind(model, "score")
+
+
+def encoded(dataset: Dataset[Any], encoder: Encoder, config: RewardConfig) -> list[Any]:
+    """The rows of a dataset in tokens, as the loss takes them."""
+    if isinstance(encoder, StepEncoder):
+        return encode_steps(dataset, encoder)
+    return encode_rankings(dataset, encoder, loss_type=config.loss_type, ties=config.ties)
+
+
+def objective(config: RewardConfig, model: RewardModel) -> Objective[Any]:
+    """The loss that is asked for."""
+    if config.loss_type == "process":
+        return Process(model.place)
+    recipe = RECIPES[config.loss_type].objective
+    return recipe(config.center_rewards_coefficient, model.place, l2=config.score_l2_coefficient)
+
+
+class Zero(NamedTuple):
+    """Where zero is: the mean score of some responses, which ``name`` and ``parents`` tell of; or,
+    without a name, where the loss has put it."""
+
+    anchors: Sequence[Tokens] = ()
+    name: str = ""
+    parents: Sequence[Parent] = ()
+
+    @classmethod
+    def of(cls, config: RewardConfig, dataset: Dataset[Any], encoder: Encoder) -> "Zero":
+        if config.loss_type == "process":
+            return cls()
+        reference = reference_responses(config, dataset)
+        with setup.apart(encoder, "reference"):
+            anchors = encode_reference(reference, encoder)
+        return cls(anchors, reference.name, reference.parents)
+
+    def set(self, model: RewardModel, batch_size: int) -> dict[str, Any]:
+        """Shift the model's scores, and say so; what is to be told of it."""
+        if not self.name:
+            return {}
+        model.shift += float(sequence_scores(model, self.anchors, batch_size).mean())
+        console.say(
+            f"mean reward of {len(self.anchors)} {self.name}: {model.shift:.3f}, now shifted to 0"
+        )
+        return {"reward_shift": model.shift, "reward_reference": self.name}
 
 
 class Reference(NamedTuple):
@@ -123,9 +183,9 @@ def encode_reference(reference: Reference, encoder: Encoder) -> list[Tokens]:
     )
 
 
-def check_prompts(rows: Sequence[Ranked]) -> None:
+def check_prompts(rows: Sequence[Ranked | Solution]) -> None:
     """Raise ValueError for held-out rows of which no interval could be told, before training."""
-    asked = [row for row in rows if row.pairs]
+    asked = [row for row in rows if row.asked]
     if len(asked) > 1 and len({row.responses[0].prompt for row in asked}) == 1:
         raise ValueError(
             f"the {len(asked)} rows to evaluate on all have the same prompt, and an interval needs "
@@ -141,7 +201,7 @@ def held_out_accuracy(
     All pairs of a ranking share a weight of 1, as in the loop's own accuracy and loss. Answers that
     were judged equal have no right order; where there are no others, nothing is told.
     """
-    rows = [row for row in rows if row.pairs]
+    rows = [row for row in rows if row.asked]
     if not rows:
         return {}
     flat = [tokens for row in rows for tokens in row.responses]
@@ -162,7 +222,11 @@ def held_out_accuracy(
 
 
 def _looker(
-    run: Run, model: RewardModel, rows: Sequence[Ranked], encoder: Encoder, config: RewardConfig
+    run: Run,
+    model: RewardModel,
+    rows: Sequence[Ranked | Solution],
+    encoder: Encoder,
+    config: RewardConfig,
 ) -> Callable[[], dict[str, float]]:
     """A function that scores the same few rankings, prints the scores and keeps them."""
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from truing.algorithms.comparison import (
     centering,
     ranked_pairs,
+    score_l2,
     soft_bradley_terry,
     tied_pairs,
 )
@@ -46,12 +47,22 @@ class Ranked(NamedTuple):
     ranks: tuple[int, ...] = ()
     ratings: tuple[float, ...] = ()
 
+    @property
+    def asked(self) -> bool:
+        """Whether it says anything about accuracy: answers that are equal have no right order."""
+        return bool(self.pairs)
+
 
 class Score:
-    """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step."""
+    """Bradley-Terry over the pairs of each ranking, averaged over the rankings of the step.
 
-    def __init__(self, center: float | None, place: Place = padded) -> None:
-        self.center, self.place = center or 0.0, place
+    ``center``, ``l2``: weights of `centering` for each pair and of `score_l2` for each response.
+    """
+
+    def __init__(
+        self, center: float | None, place: Place = padded, *, l2: float | None = None
+    ) -> None:
+        self.center, self.place, self.l2 = center or 0.0, place, l2 or 0.0
 
     def length(self, row: Ranked) -> int:
         return max(tokens.length for tokens in row.responses)
@@ -80,6 +91,7 @@ class Score:
             "ordered": torch.tensor(ordered),
             "margin": torch.tensor(margin),
             "label": torch.tensor(label),
+            "share": torch.tensor([1 / len(row.responses) for row in rows for _ in row.responses]),
         }
         return Batch(self.place(flat), extra)
 
@@ -99,7 +111,10 @@ class Score:
             "margin": stat(difference_N, ordered_N),
             "mean_reward": stat(score_B),
         }
-        return reduce_mean(self.losses(score_B, batch), totals["rankings"]), stats
+        loss_N = self.losses(score_B, batch)
+        if self.l2:  # the mean square of each ranking's scores, in parts
+            loss_N = torch.cat([loss_N, self.l2 * score_l2(score_B) * batch.extra["share"]])
+        return reduce_mean(loss_N, totals["rankings"]), stats
 
     def losses(self, score_B: Tensor, batch: Batch) -> Tensor:
         """Losses that add up to 1 of each ranking's."""
@@ -145,7 +160,6 @@ class Rated(Score):
         batch = super().collate(rows)
         told = {
             "rating": torch.tensor([y for row in rows for y in row.ratings]),
-            "share": torch.tensor([1 / len(row.ratings) for row in rows for _ in row.ratings]),
             "rankings": torch.tensor(len(rows)),
         }
         return Batch(batch.layout, {**batch.extra, **told})

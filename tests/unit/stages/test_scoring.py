@@ -50,8 +50,8 @@ ROWS: dict[str, list[Ranked]] = {
     ],
 }
 OBJECTIVES: dict[str, Callable[[], Score]] = {
-    "bradley_terry": lambda: Score(0.1),
-    "plackett_luce": lambda: Listed(0.1),
+    "bradley_terry": lambda: Score(0.1, l2=0.3),
+    "plackett_luce": lambda: Listed(0.1, l2=0.3),
     "regression": lambda: Rated(None),
 }
 # The loss where all scores are 0, a mean over the rankings.
@@ -135,7 +135,8 @@ def test_figures_are_of_the_pairs_that_have_an_order(recipe: str, tiny: Path) ->
 
 def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
     kinds = RewardConfig.model_fields["loss_type"].annotation
-    assert list(get_args(kinds)) == list(RECIPES) == list(OBJECTIVES)
+    assert list(get_args(kinds)) == [*RECIPES, "process"]
+    assert list(RECIPES) == list(OBJECTIVES)
     for name, recipe in RECIPES.items():
         assert type(OBJECTIVES[name]()) is recipe.objective
 
@@ -147,10 +148,21 @@ def test_every_recipe_is_tested_and_can_be_asked_for() -> None:
         ({"ties": "breslow"}, "breslow belongs to loss_type: plackett_luce"),
         ({"loss_type": "regression", "ties": "breslow"}, "but it is regression"),
         ({"loss_type": "regression", "ties": "half"}, "but it is regression"),
+        ({"step_aggregation": "min"}, "no effect without loss_type: process"),
+        ({"step_separator": "#"}, "no effect without loss_type: process"),
+        ({"loss_type": "process", "ties": "half"}, "but it is process"),
+        ({"loss_type": "process", "reward_reference": "rows"}, "would move a zero"),
+        ({"loss_type": "process", "center_rewards_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "process", "score_l2_coefficient": 0.1}, "would pull scores off"),
+        ({"loss_type": "process", "step_separator": ""}, "step_separator"),
         ({"standardize_ratings": False}, "no effect without loss_type: regression"),
         (
             {"loss_type": "regression", "center_rewards_coefficient": 0.01},
-            "would pull scores off their ratings",
+            "center_rewards_coefficient would pull scores off",
+        ),
+        (
+            {"loss_type": "regression", "score_l2_coefficient": 0.01},
+            "score_l2_coefficient would pull scores off",
         ),
     ],
 )
@@ -159,6 +171,21 @@ def test_settings_without_effect_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         settings(RewardConfig, "model", "rows", **values)
+
+
+def test_the_mean_square_of_each_rankings_scores_is_added(tiny: Path) -> None:
+    model = load_reward_model(tiny)
+    for recipe in ("bradley_terry", "plackett_luce"):
+        rows, kind = ROWS[recipe], RECIPES[recipe].objective
+        totals = {"rankings": torch.tensor(float(len(rows)))}
+        plain, more = (
+            float(objective.loss(model, objective.collate(rows), totals)[0].detach())
+            for objective in (kind(None), kind(None, l2=0.5))
+        )
+        squares = [sequence_scores(model, row.responses).square().mean() for row in rows]
+        wanted = 0.5 * float(torch.stack(squares).mean())
+        assert more - plain == pytest.approx(wanted, abs=1e-5)
+        assert wanted > 0.1
 
 
 # --- ties and probabilities -----------------------------------------------------------------------
