@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 from pydantic import create_model
 
-from truing import console, settings, settings_group, settings_judging, settings_online
+from truing import (
+    console,
+    settings,
+    settings_conformance,
+    settings_group,
+    settings_judging,
+    settings_online,
+)
 from truing.config import ConfigError, Topic, nearest, parse
 
 
@@ -93,7 +100,7 @@ COMMANDS: dict[str, Command] = {
         "what happened in a run, or would in one (truing doctor ppo ...), and what to do",
     ),
     "conformance": Command(
-        settings.ConformanceConfig,
+        settings_conformance.ConformanceConfig,
         "truing.conformance.run:run",
         "losses, ours or your own, against optima that are known exactly",
     ),

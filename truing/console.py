@@ -39,6 +39,12 @@ def say(message: str, *, error: bool = False) -> None:
     console.print(message, soft_wrap=not console.is_terminal)
 
 
+def width() -> int:
+    """Columns of the terminal; 100 where there is none."""
+    console = _console()
+    return console.width if console.is_terminal else 100
+
+
 def plain(text: str) -> str:
     """Text that is not ours (data, names, paths), safe to put between rich's markup."""
     return escape(text)

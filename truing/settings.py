@@ -351,24 +351,6 @@ class DoctorConfig(CommandTopic):
     )
 
 
-class ConformanceConfig(CommandTopic):
-    """Conformance: losses against optima that are known exactly"""
-
-    quick: bool = Field(
-        False, description="Fewer steps, and fewer broken variants, of what is sampled."
-    )
-    module: str | None = Field(
-        None,
-        description="A loss of your own, as module:function, in the place of ours: "
-        "fn(logp_chosen_B, logp_rejected_B, ref_logp_chosen_B, ref_logp_rejected_B, *, beta) -> "
-        "loss_B, on log-probs summed over tokens.",
-    )
-    against: Literal["dpo", "robust", "cdpo", "ipo", "simpo", "orpo"] = Field(
-        "dpo",
-        description="Whose fixed point a loss of your own should have: a direct loss of ours.",
-    )
-
-
 class TrialTopic(Topic):
     """Trial: a few steps, to see how long they take"""
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truing.algorithms import bradley_terry, cdpo, dpo, ipo, log_odds_ratio, robust_dpo, simpo
-from truing.conformance.spaces import Space, bandit, draw, least, tree
+from truing.conformance.spaces import Space, bandit, cycle, draw, fixed, forest, least, tree
 
 # fn(logp_chosen_B, logp_rejected_B, ref_logp_chosen_B, ref_logp_rejected_B, *, beta) -> loss_B
 DirectLoss = Callable[..., Tensor]
@@ -24,7 +24,8 @@ FLIPS = 0.2
 class Direct(NamedTuple):
     """A direct loss and where it ends. ``target``: the log-probs (S,) of that policy; ``broken``:
     what else it must not be taken for; ``flips``: the share of labels turned round; ``mean``: its
-    log-probs are means over tokens, not sums."""
+    log-probs are means over tokens, not sums; ``crossed``: the reference answers other prompts;
+    ``counted``: it is given ``lengths``, decisions (2, B) of both, besides."""
 
     loss: DirectLoss
     about: str
@@ -32,13 +33,15 @@ class Direct(NamedTuple):
     broken: Callable[["Direct"], dict[str, "Direct"]]
     flips: float = 0.0
     mean: bool = False
+    crossed: bool = False
+    counted: bool = False
     spaces: tuple[Callable[[], Space], ...] = (bandit, tree)
 
 
 def drawn(space: Space) -> Tensor:
-    """How likely each string is to be one of a pair: unequal, so that nothing rests on an even
-    draw."""
-    return draw("pairs", len(space.reward_S)).softmax(0)
+    """How likely each string is to be one of its prompt's pairs: unequal, so that nothing rests on
+    an even draw."""
+    return space.normal(draw("pairs", len(space.reward_S))).exp()
 
 
 def minimised(of: Direct, space: Space) -> Tensor:
@@ -47,21 +50,24 @@ def minimised(of: Direct, space: Space) -> Tensor:
     def seen(table: Tensor) -> Tensor:
         return space.logps(table) / (space.lengths_S if of.mean else 1.0)
 
-    count = len(space.reward_S)
-    first, second = torch.triu_indices(count, count, 1)
-    wins_N = torch.sigmoid(space.reward_S[first] - space.reward_S[second])
+    first, second = space.pairs
+    wins_N = space.beats_SS[first, second]
     wins_N = wins_N * (1 - of.flips) + (1 - wins_N) * of.flips
     pair_N = drawn(space)[first] * drawn(space)[second]
     pair_N = pair_N / pair_N.sum()
     with torch.no_grad():
-        frozen = seen(space.reference)
+        frozen = seen(space.reference).roll(space.each if of.crossed else 0)
+
+    length_2N = torch.stack([space.lengths_S[first], space.lengths_S[second]])
+    there = {"lengths": length_2N} if of.counted else {}
+    back = {"lengths": length_2N.flip(0)} if of.counted else {}
 
     def mean(table: Tensor) -> Tensor:
         logp, beta = seen(table), space.beta
         a = (logp[first], logp[second], frozen[first], frozen[second])
         b = (logp[second], logp[first], frozen[second], frozen[first])
-        each_N = wins_N * of.loss(*a, beta=beta) + (1 - wins_N) * of.loss(*b, beta=beta)
-        return (pair_N * each_N).sum()
+        won_N, lost_N = of.loss(*a, beta=beta, **there), of.loss(*b, beta=beta, **back)
+        return (pair_N * (wins_N * won_N + (1 - wins_N) * lost_N)).sum()
 
     return space.logps(least(mean, space.reference))
 
@@ -69,13 +75,13 @@ def minimised(of: Direct, space: Space) -> Tensor:
 # --- how a loss may be put together wrongly, and still train --------------------------------------
 
 BROKEN: dict[str, Callable[[DirectLoss], DirectLoss]] = {
-    "beta doubled": lambda f: lambda c, r, rc, rr, *, beta: f(c, r, rc, rr, beta=2 * beta),
-    "pair swapped": lambda f: lambda c, r, rc, rr, *, beta: f(r, c, rr, rc, beta=beta),
-    "reference dropped": lambda f: lambda c, r, rc, rr, *, beta: f(c, r, 0 * rc, 0 * rr, beta=beta),
-    "chosen's reference dropped": lambda f: (
-        lambda c, r, rc, rr, *, beta: f(c, r, 0 * rc, rr, beta=beta)
+    "beta doubled": lambda f: (
+        lambda c, r, rc, rr, *, beta, **k: f(c, r, rc, rr, beta=2 * beta, **k)
     ),
-    "references exchanged": lambda f: lambda c, r, rc, rr, *, beta: f(c, r, rr, rc, beta=beta),
+    "pair swapped": lambda f: lambda c, r, rc, rr, **k: f(r, c, rr, rc, **k),
+    "reference dropped": lambda f: lambda c, r, rc, rr, **k: f(c, r, 0 * rc, 0 * rr, **k),
+    "chosen's reference dropped": lambda f: lambda c, r, rc, rr, **k: f(c, r, 0 * rc, rr, **k),
+    "references exchanged": lambda f: lambda c, r, rc, rr, **k: f(c, r, rr, rc, **k),
 }
 
 
@@ -141,8 +147,7 @@ def plain_term(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
 def ipo_target(space: Space) -> Tensor:
     """``pi_ref exp(p(y beats mu) / tau) / Z``, mu the law that pairs are drawn from (Azar et al.
     2023, eq. 7)."""
-    beats_SS = torch.sigmoid(space.reward_S[:, None] - space.reward_S)
-    return space.tilted(beats_SS @ drawn(space) / space.beta)
+    return space.tilted(space.beats_SS @ drawn(space) / space.beta)
 
 
 def normalised(logps: Callable[[Tensor], Tensor]) -> Tensor:
@@ -168,7 +173,13 @@ def odds_target(space: Space) -> Tensor:
 
 
 DIRECT: dict[str, Direct] = {
-    "dpo": Direct(on_ratios(dpo), "pi_ref exp(r / beta) / Z", lambda space: space.optimum_S, usual),
+    "dpo": Direct(
+        on_ratios(dpo),
+        "pi_ref exp(r / beta) / Z",
+        lambda space: space.optimum_S,
+        usual,
+        spaces=(bandit, tree, fixed, forest),
+    ),
     "robust": Direct(
         on_ratios(robust_dpo, label_smoothing=FLIPS),
         "pi_ref exp(r / beta) / Z, with a fifth of the labels flipped",
@@ -187,6 +198,7 @@ DIRECT: dict[str, Direct] = {
         "pi_ref exp(p(y beats mu) / beta) / Z: not pi*",
         ipo_target,
         with_others(DPO=on_ratios(dpo)),
+        spaces=(bandit, tree, forest, cycle),
     ),
     "simpo": Direct(
         on_means(simpo, gamma=0.0),

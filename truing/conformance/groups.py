@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from truing.algorithms import centred, k1, k2, whiten
-from truing.conformance.online import some
 from truing.conformance.spaces import Space
 from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import OnlineConfig
@@ -48,9 +47,7 @@ def method(name: str, space: Space, *, in_reward: float = 0.0, in_loss: float = 
     """A row of the stage in groups of two, with the weights of its KL in terms of the space's."""
     kl = {"kl_coef": in_reward * space.beta, "kl_loss_coef": in_loss * space.beta}
     if name in GrpoConfig.model_fields["loss_type"].annotation.__args__:
-        return Method(
-            RECIPES[name], GrpoConfig(loss_type=name, num_generations=2, **kl, **NOWHERE)
-        )
+        return Method(RECIPES[name], GrpoConfig(loss_type=name, num_generations=2, **kl, **NOWHERE))
     config = ReinforceConfig(num_generations=2, **kl, **NOWHERE)
     return Method(RECIPES[name], config)
 
@@ -139,7 +136,8 @@ def learnt(space: Space, of: Method, steps: int, groups: int = 128) -> Tensor:
     count = groups * of.config.group
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
-        rows_B = some(space, table, count, step)
+        random = torch.Generator().manual_seed(step)
+        rows_B = space.sampled(space.logps(table.detach()), count, 1, random)
         given = lessons(space, table, rows_B, of)
         if of.config.whiten_advantages:
             advantage = given["advantage_T"]
@@ -207,9 +205,7 @@ def by_own_deviation(space: Space) -> Callable[..., Tensor]:
 class TokenK2(Reinforcement):
     """Broken: k2 of each token, which leaves out what a token does to those behind it."""
 
-    def kl(
-        self, logp_BT: Tensor, weight_BT: Tensor, given: Any
-    ) -> tuple[Tensor | float, Sums]:
+    def kl(self, logp_BT: Tensor, weight_BT: Tensor, given: Any) -> tuple[Tensor | float, Sums]:
         found_BT = k2(each_token(logp_BT, given["mask_BT"]), given["ref_logp_T"])
         return self.config.kl_loss_coef * (weight_BT * found_BT).sum(), {}
 

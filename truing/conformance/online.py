@@ -4,7 +4,8 @@ At pi* every return ``r - beta KL`` is the same number ``beta ln Z``, so that no
 advantage: not on the mean, but each of them. Away from it, sampled learning has to arrive there.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,13 +24,21 @@ from truing.algorithms import (
 from truing.conformance.spaces import Space
 
 
+def surrogate(logp_BT: Tensor, old_logp_BT: Tensor, advantage_BT: Tensor, *, clip: float) -> Tensor:
+    """The loss alone of `ppo_clip`."""
+    return ppo_clip(logp_BT, old_logp_BT, advantage_BT, clip=clip).loss
+
+
 class Knobs(NamedTuple):
-    """What may be put together wrongly."""
+    """What may be put together wrongly, and what of it is whose."""
 
     beta: float = 1.0  # times the space's
     gamma: float = 1.0
     early: int = 0  # the score lands so many tokens before the last
     shuffled: bool = False  # the reference's log-probs are of other strings
+    estimate: Callable[..., Tensor] = gae
+    compare: Callable[..., Tensor] = leave_one_out
+    surrogate: Callable[..., Tensor] = surrogate
 
 
 RIGHT = Knobs()
@@ -71,13 +80,13 @@ def token_advantages(space: Space, table: Tensor, knobs: Knobs = RIGHT) -> Tenso
     logp_ST = space.token_logps(table).detach()
     known_ST = values(space, table.detach())
     paid_ST = rewards(space, logp_ST, knobs)
-    return gae(paid_ST, known_ST, space.mask_ST, gamma=knobs.gamma, lam=0.95)
+    return knobs.estimate(paid_ST, known_ST, space.mask_ST, gamma=knobs.gamma, lam=0.95)
 
 
 def group_advantages(space: Space, table: Tensor, rows: Tensor, knobs: Knobs = RIGHT) -> Tensor:
     """Leave-one-out of ``r - beta KL`` for ``rows`` in groups of four."""
     paid_ST = rewards(space, space.token_logps(table).detach(), knobs)
-    return leave_one_out(sequence_sum(paid_ST, space.mask_ST)[rows].view(-1, 4)).view(-1)
+    return knobs.compare(sequence_sum(paid_ST, space.mask_ST)[rows].view(-1, 4)).view(-1)
 
 
 def zero_advantage(space: Space, kind: str, knobs: Knobs = RIGHT) -> float:
@@ -85,47 +94,88 @@ def zero_advantage(space: Space, kind: str, knobs: Knobs = RIGHT) -> float:
     table = space.table_of(space.optimum_S)
     if kind == "ppo":
         return float(token_advantages(space, table, knobs).abs().max())
-    rows = torch.arange(len(space.reward_S)).repeat(4)
-    return float(group_advantages(space, table, rows, knobs).abs().max())
+    return float(group_advantages(space, table, space.together(4), knobs).abs().max())
 
 
-def some(space: Space, table: Tensor, count: int, seed: int) -> Tensor:
-    """Strings (by number) that the policy draws."""
-    random = torch.Generator().manual_seed(seed)
-    p_S = space.logps(table.detach()).exp()
-    return torch.multinomial(p_S, count, replacement=True, generator=random)
+class Actor(Protocol):
+    """What learns: a policy and its critic, as tables over the places of a space."""
+
+    rate: float
+
+    def parameters(self) -> Sequence[Tensor]: ...
+
+    def table(self) -> Tensor:
+        """Logits, of the reference table's shape."""
+        ...
+
+    def values(self) -> Tensor:
+        """What the critic says of each place."""
+        ...
+
+
+class Tabular:
+    """Tables that are themselves what learns."""
+
+    rate = 0.05
+
+    def __init__(self, space: Space) -> None:
+        self.logits = space.reference.clone().requires_grad_()
+        worth = torch.zeros(len(space.reference), dtype=torch.float64)
+        self.worth = worth.requires_grad_()
+
+    def parameters(self) -> Sequence[Tensor]:
+        return [self.logits, self.worth]
+
+    def table(self) -> Tensor:
+        return self.logits
+
+    def values(self) -> Tensor:
+        return self.worth
 
 
 def learnt(space: Space, kind: str, knobs: Knobs = RIGHT, steps: int = 300) -> float:
-    """KL(pi* || pi) after ``steps`` rollouts of 256 samples, learnt from as the stage does."""
-    table = space.reference.clone().requires_grad_()
-    value = torch.zeros(len(space.reference), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([table, value], lr=0.05)
+    """KL(pi* || pi) after ``steps`` rollouts of 256 samples."""
+    return space.divergence(trained(space, Tabular(space), kind, knobs, steps))
+
+
+def trained(space: Space, actor: Actor, kind: str, knobs: Knobs, steps: int) -> Tensor:
+    """Log-probs (S,) of the strings after ``steps`` rollouts of 256 samples, learnt from as the
+    stage does. The rate climbs for 20 steps, then falls to 0."""
+    update, group = (_ppo, 1) if kind == "ppo" else (_rloo, 4)
+    optimizer = torch.optim.Adam(actor.parameters(), lr=actor.rate, betas=(0.9, 0.95))
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
-        rows = some(space, table, 256, step)
-        update = _ppo if kind == "ppo" else _rloo
-        for loss in update(space, table, value, rows, knobs):
+        optimizer.param_groups[0]["lr"] = actor.rate * min((step + 1) / 20, 1 - step / steps)
+        random = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            rows = space.sampled(space.logps(actor.table()), 256, group, random)
+        for loss in update(space, actor, rows, knobs):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return space.divergence(space.logps(table.detach()))
+    with torch.no_grad():
+        return space.logps(actor.table())
 
 
-def _rloo(space: Space, table: Tensor, value: Tensor, rows: Tensor, knobs: Knobs):
+def _rloo(space: Space, actor: Actor, rows: Tensor, knobs: Knobs) -> Iterator[Tensor]:
+    table = actor.table()
     logp_B = space.logps(table)[rows]
     advantage_B = group_advantages(space, table, rows, knobs)
-    yield reduce_mean(ppo_clip(logp_B, logp_B.detach(), advantage_B, clip=0.2).loss, len(rows))
+    # A response is one action.
+    new_B1, old_B1, gain_B1 = (x.unsqueeze(-1) for x in (logp_B, logp_B.detach(), advantage_B))
+    yield reduce_mean(knobs.surrogate(new_B1, old_B1, gain_B1, clip=0.2), len(rows))
 
 
-def _ppo(space: Space, table: Tensor, value: Tensor, rows: Tensor, knobs: Knobs):
+def _ppo(space: Space, actor: Actor, rows: Tensor, knobs: Knobs) -> Iterator[Tensor]:
     """Two epochs a rollout, with values that are learnt."""
-    old_ST = space.token_logps(table).detach()
-    mask, places, old = space.mask_ST[rows], space.place_ST[rows], old_ST[rows]
-    seen = value.detach()[places]
-    advantage = gae(rewards(space, old_ST, knobs)[rows], seen, mask, gamma=knobs.gamma, lam=0.95)
+    with torch.no_grad():
+        old_ST, places = space.token_logps(actor.table()), space.place_ST[rows]
+        seen = actor.values()[places]
+    mask, old = space.mask_ST[rows], old_ST[rows]
+    paid = rewards(space, old_ST, knobs)[rows]
+    advantage = knobs.estimate(paid, seen, mask, gamma=knobs.gamma, lam=0.95)
     target, advantage = advantage + seen, whiten(advantage, mask)
     for _ in range(2):
-        policy = ppo_clip(space.token_logps(table)[rows], old, advantage, clip=0.2).loss
-        critic = value_clip(value[places], seen, target, clip=0.2).loss
+        new = space.token_logps(actor.table())[rows]
+        policy = knobs.surrogate(new, old, advantage, clip=0.2)
+        critic = value_clip(actor.values()[places], seen, target, clip=0.2).loss
         yield reduce_mean((policy + critic)[mask], mask.sum())

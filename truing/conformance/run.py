@@ -1,71 +1,75 @@
-"""`truing conformance`: this package's losses, or one of your own, against exact optima."""
+"""`truing conformance`: this package's functions, or one of your own, against exact optima."""
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
-
-import torch
+from collections.abc import Iterable, Iterator, Sequence
 
 from truing import console
-from truing.conformance.checks import Check, Row, checks, direct_checks, found
-from truing.conformance.direct import DIRECT, DirectLoss
-from truing.conformance.spaces import draw
+from truing.config import nearest
+from truing.conformance import table
+from truing.conformance.checks import checks
+from truing.conformance.own import KINDS, own_checks
+from truing.conformance.peers import PEERS
+from truing.conformance.rows import Check, Row, found
 from truing.rewards import imported
-from truing.settings import ConformanceConfig
+from truing.settings_conformance import ConformanceConfig
 
 
 def run(config: ConformanceConfig) -> list[Row]:
-    """Measure and print every check. Raises ValueError where one fails."""
-    asked: Iterable[Check] = checks(quick=config.quick)
-    if config.module is not None:
-        given = imported(config.module, "the loss", "log-probs of chosen and rejected responses")
-        loss = tried(config.module, given)
-        asked = direct_checks(config.module, DIRECT[config.against]._replace(loss=loss))
+    """Measure and print every check that is asked for. Raises ValueError where one fails."""
+    asked = list(chosen(config))
+    if config.list:
+        for check in asked:
+            table.listed(check)
+        console.say(f"{len(asked)} checks")
+        return []
+    began, spent = time.monotonic(), time.process_time()
     rows = list(measured(asked))
+    took = f"{time.monotonic() - began:.0f} s, {time.process_time() - spent:.0f} of a CPU"
     failed = [f"{row.check.algorithm} ({row.check.level})" for row in rows if not row.passed]
     if failed:
-        raise ValueError(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
-    console.say(f"[green]all {len(rows)} checks passed[/green]")
+        raise ValueError(
+            f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)} ({took})"
+        )
+    console.say(f"\n[green]all {len(rows)} checks passed[/green] ({took})")
     return rows
+
+
+def chosen(config: ConformanceConfig) -> Iterator[Check]:
+    """The checks that the settings ask for."""
+    if config.module is not None:
+        against = config.against or "dpo"
+        given = imported(config.module, "the function", KINDS[against].takes)
+        everything = own_checks(config.module, given, against, quick=config.quick)
+    elif config.peer is not None:
+        everything = PEERS[config.peer](quick=config.quick)
+    else:
+        everything = checks(quick=config.quick)
+    return selected(list(everything), config.only)
+
+
+def selected(everything: Sequence[Check], only: Sequence[str]) -> Iterator[Check]:
+    """Those whose algorithm, environment or level is named, or all. Raises ValueError for a name
+    that none has."""
+    known = {word for check in everything for word in check.words}
+    for word in only:
+        if word not in known:
+            near = nearest(word, known)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(sorted(known))}"
+            raise ValueError(f"only: no check is called {word}; {hint}")
+    for check in everything:
+        if not only or not set(only).isdisjoint(check.words):
+            yield check
 
 
 def measured(asked: Iterable[Check]) -> Iterator[Row]:
     """The rows, each printed as soon as it is known."""
-    console.say(
-        f"[bold]{'algorithm':<30} {'level':<20}{'distance':>10}{'bar':>8}   nearest broken variant"
-        "[/bold]"
-    )
+    table.head()
+    number = told = ""
     for check in asked:
-        start = time.monotonic()
+        if check.number != number:
+            table.level(check.level)
+            number, told = check.number, ""
         row = found(check)
-        colour, word = ("green", "pass") if row.passed else ("red", "FAIL")
-        console.say(
-            f"{console.plain(check.algorithm):<30} {check.level:<20}{row.distance:>10.1e}"
-            f"{check.bar:>8.0e}   {row.nearest} {row.nearest_distance:.1e}   "
-            f"[{colour}]{word}[/{colour}] [dim]{time.monotonic() - start:.1f} s[/dim]"
-        )
-        console.say(f"  [dim]target: {console.plain(check.target)}[/dim]")
+        table.show(row, told=told)
+        told = table.aim(check)
         yield row
-
-
-def tried(name: str, function: Any) -> DirectLoss:
-    """A loss of the user's. Raises ValueError unless it gives a loss for each pair, in float64, and
-    the same for a pair wherever it stands."""
-    rows = list(draw("probe", 4, 4))
-    try:
-        loss_B = function(*rows, beta=0.5)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} cannot be called ({error}); needed: fn(logp_chosen_B, logp_rejected_B, "
-            "ref_logp_chosen_B, ref_logp_rejected_B, *, beta) -> loss_B"
-        ) from None
-    if not isinstance(loss_B, torch.Tensor) or loss_B.shape != rows[0].shape:
-        came = tuple(loss_B.shape) if isinstance(loss_B, torch.Tensor) else type(loss_B).__name__
-        raise ValueError(f"{name} gave {came} for 4 pairs; needed: one loss for each, unreduced")
-    turned = function(*(row.flip(0) for row in rows), beta=0.5).flip(0)
-    if not torch.allclose(turned, loss_B, atol=1e-12, rtol=0):
-        raise ValueError(
-            f"{name} gives a pair another loss when other pairs stand elsewhere: the loss of a "
-            "pair must not depend on its neighbours"
-        )
-    return function

@@ -37,18 +37,27 @@ def distance(loss: Loss, *, constant: bool = False) -> float:
     return float((away_K if constant else away_K - away_K.mean()).abs().max())
 
 
-def pairs(score_K: Tensor, *, scale: float = 1.0, swapped: bool = False) -> Tensor:
+def pairs(
+    score_K: Tensor,
+    *,
+    scale: float = 1.0,
+    swapped: bool = False,
+    loss: Callable[..., Tensor] = bradley_terry,
+) -> Tensor:
     """Bradley-Terry on labels drawn from the true scores."""
     first, second = scale * score_K[FIRST_N], scale * score_K[SECOND_N]
     first, second = (second, first) if swapped else (first, second)
-    return (
-        WINS_N * bradley_terry(first, second) + (1 - WINS_N) * bradley_terry(second, first)
-    ).mean()
+    return (WINS_N * loss(first, second) + (1 - WINS_N) * loss(second, first)).mean()
 
 
-def labelled(score_K: Tensor, *, label: Callable[[Tensor], Tensor] = lambda p: p) -> Tensor:
+def labelled(
+    score_K: Tensor,
+    *,
+    label: Callable[[Tensor], Tensor] = lambda p: p,
+    loss: Callable[..., Tensor] = soft_bradley_terry,
+) -> Tensor:
     """Soft labels: each pair once, with the probability that its first wins."""
-    return soft_bradley_terry(score_K[FIRST_N], score_K[SECOND_N], label(WINS_N)).mean()
+    return loss(score_K[FIRST_N], score_K[SECOND_N], label(WINS_N)).mean()
 
 
 WEIGHT = 0.01  # of the penalty: larger, and a label would leave [0, 1]
@@ -74,9 +83,11 @@ def probabilities() -> Tensor:
     return (TRUE_K[order_OK] - left_OK).sum(-1).exp()
 
 
-def orders(score_K: Tensor, *, turned: bool = False) -> Tensor:
+def orders(
+    score_K: Tensor, *, turned: bool = False, loss: Callable[..., Tensor] = plackett_luce
+) -> Tensor:
     ranks_OK = K - 1 - RANKS_OK if turned else RANKS_OK
-    return (probabilities() * plackett_luce(score_K.expand(len(ranks_OK), K), ranks_OK)).sum()
+    return (probabilities() * loss(score_K.expand(len(ranks_OK), K), ranks_OK)).sum()
 
 
 def from_all(score_K: Tensor) -> Tensor:
@@ -92,9 +103,9 @@ def neighbours(score_K: Tensor) -> Tensor:
     return (probabilities() * loss_OK.mean(-1)).sum()
 
 
-def rated(score_K: Tensor) -> Tensor:
+def rated(score_K: Tensor, *, loss: Callable[..., Tensor] = squared_error) -> Tensor:
     each_K3 = score_K[:, None].expand_as(RATINGS_K3)
-    return squared_error(each_K3.flatten(), RATINGS_K3.flatten()).mean()
+    return loss(each_K3.flatten(), RATINGS_K3.flatten()).mean()
 
 
 def absolute(score_K: Tensor) -> Tensor:
