@@ -12,7 +12,7 @@ from replications import figures
 from replications.counts import LENGTH, TOKENS, Array, World
 from replications.record import Measure, Record, over_seeds
 from replications.shims import best_of_n
-from truing.conformance.spaces import bandit
+from truing.conformance.spaces import arms
 from truing.stats.ratings import mean
 
 LABELS = (100, 300, 1000, 3000)
@@ -60,7 +60,7 @@ def best_of_law(ref_S: Tensor, score_S: Tensor, n: int) -> Tensor:
 
 def over_bound(*, more: int = 0) -> float:
     """By how much the exact KL of the best of n + ``more`` of 512 arms passes the bound for n."""
-    space = bandit(512)
+    space = arms("many arms", 512)
     over: list[float] = []
     for n in NS[:8]:
         law_S = best_of_law(space.ref_S, space.reward_S, int(n) + more)

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
 
-from replications import ensembles, kl_placement, kwise, label_noise, overoptimisation
+from replications import ensembles, frontier, kl_placement, kwise, label_noise, overoptimisation
 from replications.page import PAGE, RECORDS, render, saved
 from replications.record import Record, here, needed, number
 
@@ -24,6 +24,7 @@ REPLICATIONS: dict[str, Callable[[bool], Record]] = {
     "over-optimisation": overoptimisation.run,
     "ensembles": ensembles.run,
     "kl-placement": kl_placement.run,
+    "frontier": frontier.run,
 }
 
 
