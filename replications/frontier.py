@@ -166,7 +166,7 @@ def run(quick: bool) -> Record:
         f"responses a step: {steps} steps for tables, for beta times {betas}, 2,000 for the "
         f"transformer. DPO: of tables on all pairs; of the transformer {LABELS} pairs drawn by the "
         f"reference with their probabilities for labels, {EPOCHS} epochs. Best of n is counted "
-        "out. KL and reward of every point are counted too, so that none may lie above the frontier.",
+        "out. KL and reward of every point are counted too: none may lie above the frontier.",
         measures=measures,
         controls=controls,
         caption="Reward by KL of RLOO, PPO, DPO and best of n, under the exact frontier",

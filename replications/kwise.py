@@ -126,7 +126,7 @@ def consistent(name: str, loss: Loss, size: Size, *, real: bool = True) -> Measu
 
 
 def run(quick: bool) -> Record:
-    size = Size(4, 25, 100, (2, 4)) if quick else Size(12, 60, 250, (2, 3, 4, 6, 9))
+    size = Size(4, 25, 100, (2, 4)) if quick else Size(8, 40, 150, (2, 3, 4, 6))
 
     def all_worlds(loss: Loss, k: int, *, real: bool = True) -> list[Found]:
         return [learnt(loss, w, k, size.rankings, size.runs, real=real) for w in range(size.worlds)]

@@ -14,7 +14,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
 
-from replications import ensembles, frontier, kl_placement, kwise, label_noise, overoptimisation
+from replications import (
+    ensembles,
+    frontier,
+    kl_placement,
+    kwise,
+    label_noise,
+    overoptimisation,
+    process_rewards,
+)
 from replications.page import PAGE, RECORDS, render, saved
 from replications.record import Record, here, needed, number
 
@@ -25,6 +33,7 @@ REPLICATIONS: dict[str, Callable[[bool], Record]] = {
     "ensembles": ensembles.run,
     "kl-placement": kl_placement.run,
     "frontier": frontier.run,
+    "process-rewards": process_rewards.run,
 }
 
 
