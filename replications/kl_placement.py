@@ -85,6 +85,7 @@ def run(quick: bool) -> Record:
     ]
     dr_grpo, grpo = (method(name, space, in_loss=1.0) for name in ("dr_grpo", "grpo"))
     grpo = grpo.measured(by_own_deviation(space))
+    grpo_S = settled(space, grpo, steps=60)
     forward, scaled = forward_optimum(space, 2 * space.beta), scaled_optimum(space)
     rloo_N = sampled(trees, in_reward, rollouts)
     dr_grpo_N, grpo_N = (
@@ -94,7 +95,7 @@ def run(quick: bool) -> Record:
     measures = [
         best(far(space, in_reward(space))),
         own("Dr. GRPO, k3 in the loss", far(space, dr_grpo, forward)),
-        own("GRPO, k3 in the loss", far(space, grpo, scaled)),
+        own("GRPO, k3 in the loss", abs(space.divergence(grpo_S, scaled))),
         away("Dr. GRPO, k3 in the loss", space.divergence(forward)),
         away("GRPO, k3 in the loss", space.divergence(scaled)),
         times(rloo_N, grpo_N),
@@ -106,7 +107,7 @@ def run(quick: bool) -> Record:
     controls = {
         "k1 in the loss": [best(far(space, loss))],
         "the best policy taken for GRPO's fixed point": [
-            own("GRPO, k3 in the loss", far(space, grpo))
+            own("GRPO, k3 in the loss", space.divergence(grpo_S))
         ],
         "RLOO with beta doubled": [times(doubled_N, grpo_N)],
     }
@@ -133,7 +134,8 @@ def run(quick: bool) -> Record:
         controls=controls,
         caption="Arms of the bandit under each fixed point, and reward by KL for all betas",
         differs="The papers train language models; here the ends are exact. That GRPO's end is "
-        "another does not say that people like it less: it is not the one that beta is chosen for.",
+        "another does not say that it is worse: over all betas both trace nearly the same curve on "
+        "a bandit (right), so that what differs is where one beta leads.",
         figure=drawn_up(space),
     )
 
@@ -148,7 +150,7 @@ def drawn_up(space: Space) -> Figure:
         "k3 in the loss: GRPO": (scaled_optimum(space), figures.RED),
     }
     for i, (name, (logp_S, colour)) in enumerate(laws.items()):
-        left.bar(arms + 0.2 * (i - 1.5), logp_S.exp(), 0.2, color=colour, label=name)
+        left.bar(arms + 0.2 * (i - 1.5), logp_S.exp().numpy(), 0.2, color=colour, label=name)
     left.set_xticks(arms, [f"{r:.1f}" for r in space.reward_S.tolist()])
     betas = np.geomspace(0.02, 20, 60)
     for name, color, of in (
@@ -158,7 +160,9 @@ def drawn_up(space: Space) -> Figure:
         points = np.array([at(space, of(float(b))) for b in betas])
         right.plot(*points.T, color=color, label=name)
     figures.named(left, "a bandit, one beta", "arm, by its reward", "probability")
-    figures.named(right, "all betas", "KL from the reference, nats", "mean reward")
+    figures.named(
+        right, "all betas: nearly one curve", "KL from the reference, nats", "mean reward"
+    )
     return figure
 
 

@@ -1,6 +1,6 @@
 """A proxy reward that is optimised too far: gold rises and falls while the proxy only rises."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,7 @@ def drawn_up(gold: dict[int, Array], proxy_WK: Array, bon_WN: Array) -> Figure:
     return figure
 
 
-def curve(axes: Any, x: Sequence[float] | Array, rows_WN: Array, colour: str) -> None:
+def curve(axes: Any, x: Any, rows_WN: Array, colour: str) -> None:
     """The interval of the mean over worlds."""
     found = [mean(column) for column in rows_WN.T]
     figures.band(axes, x, [f.low for f in found], [f.high for f in found], colour)

@@ -23,10 +23,12 @@ In brackets: 95 % intervals of means over seeds.
 """
 
 
-def render(records: Sequence[Record]) -> str:
-    """The page."""
+def render(records: Sequence[Record], names: Sequence[str]) -> str:
+    """The page. ``names``: of all replications; what has no record is said to have none."""
+    missing = [f"`{name}`" for name in names if name not in {r.name for r in records}]
+    left = [f"\nNot measured yet: {', '.join(missing)}."] if missing else []
     rows = [f"- [{r.title}](#{anchor(r.title)}): {r.source}" for r in records]
-    return "\n".join([HEAD, *rows, "", *(line for r in records for line in section(r))])
+    return "\n".join([HEAD, *rows, *left, "", *(line for r in records for line in section(r))])
 
 
 def anchor(title: str) -> str:

@@ -77,7 +77,7 @@ def main() -> None:
         for done in as_completed([pool.submit(measured, name, options.quick) for name in names]):
             done.result()
     if not options.quick:
-        PAGE.write_text(render(saved(list(REPLICATIONS))), encoding="utf-8")
+        PAGE.write_text(render(saved(list(REPLICATIONS)), list(REPLICATIONS)), encoding="utf-8")
 
 
 if __name__ == "__main__":

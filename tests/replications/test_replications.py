@@ -21,8 +21,8 @@ def test_a_small_version_meets_its_criteria_and_its_controls_do_not(name: str) -
 
 def test_the_page_is_what_the_records_say() -> None:
     records = saved(list(REPLICATIONS))
-    assert PAGE.read_text(encoding="utf-8") == render(records), "run `make replications`"
-    assert [record.name for record in records] == list(REPLICATIONS)
+    page = render(records, list(REPLICATIONS))
+    assert PAGE.read_text(encoding="utf-8") == page, "run `make replications`"
     for record in records:
         record.check()
         assert (RECORDS / f"{record.name}.png").stat().st_size < 150_000
@@ -83,5 +83,7 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     record.save(tmp_path)
     record.figure = None
     assert load(tmp_path / "name.json") == record
-    assert "| a | distance | 1 | at most 0.1 |" in render([load(tmp_path / "name.json")])
+    assert "| a | distance | 1 | at most 0.1 |" in render([load(tmp_path / "name.json")], ["name"])
     assert (tmp_path / "name.png").is_file()
+    assert "Not measured yet: `other`." in render([record], ["name", "other"])
+    assert "Not measured" not in render([record], ["name"])
