@@ -24,7 +24,7 @@ RULES: dict[str, Combined] = {
     "worst case": worst_case,
     "uncertainty-weighted": lambda score_EN: uncertainty_weighted(score_EN, coef=COEF),
 }
-COLOURS = dict(
+COLOURS: dict[str, str] = dict(
     zip(
         ("single", "mean", "worst case", "uncertainty-weighted"),
         (figures.RED, figures.OCHRE, figures.BLUE, figures.GREEN),

@@ -87,10 +87,8 @@ def run(quick: bool) -> Record:
     grpo = grpo.measured(by_own_deviation(space))
     grpo_S = settled(space, grpo, steps=60)
     forward, scaled = forward_optimum(space, 2 * space.beta), scaled_optimum(space)
-    rloo_N = sampled(trees, in_reward, rollouts)
-    dr_grpo_N, grpo_N = (
-        sampled(trees, partial(method, name, in_loss=1.0), rollouts) for name in ("dr_grpo", "grpo")
-    )
+    wrong = (partial(method, name, in_loss=1.0) for name in ("dr_grpo", "grpo"))
+    rloo_N, dr_grpo_N, grpo_N = (sampled(trees, of, rollouts) for of in (in_reward, *wrong))
     doubled_N = sampled(trees, lambda s: in_reward(s).having(kl_coef=2 * s.beta), rollouts)
     measures = [
         best(far(space, in_reward(space))),

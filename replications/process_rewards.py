@@ -99,22 +99,6 @@ def run(quick: bool) -> Record:
             [picked(w.test, p) for w, p in zip(worlds, from_rollouts, strict=True)],
         ),
     ]
-    copied = [
-        process_reward(w.seen, w.seen.answer_N.double()[:, None].expand(-1, STEPS)) for w in worlds
-    ]
-    lot = [process_reward(w.seen, w.right_NS.roll(1, 0)) for w in worlds]
-    controls = {
-        "no wrong solution is lucky": [ahead([w.gain() for w in never])],
-        "the answer's label for every step": [
-            ahead([w.gain(p) for w, p in zip(worlds, copied, strict=True)])
-        ],
-        "steps' labels of other solutions": [
-            ahead([w.gain(p) for w, p in zip(worlds, lot, strict=True)])
-        ],
-        "rollouts of other solutions": [
-            told([agreement(w.label_NS.roll(1, 0), w.worth_NS) for w in worlds])
-        ],
-    }
     return Record(
         name="process-rewards",
         title="Rewards for steps and for answers",
@@ -129,13 +113,33 @@ def run(quick: bool) -> Record:
         f"{BEST} for {problems} problems, right if no step is wrong; {seeds} worlds. Rollouts: the "
         f"share of {ROLLOUTS} with a right answer; the true worth of a step is counted.",
         measures=measures,
-        controls=controls,
+        controls=controls(worlds, never),
         caption="Right solutions among the best of n, by steps and by answers",
         differs="The papers' solutions are mathematics by language models. Without luck the two "
         "do not differ here: what sets them apart is right answers for wrong reasons alone, and "
         "not that steps say more than answers.",
         figure=drawn_up(worlds, twice),
     )
+
+
+def controls(worlds: list[World], never: list[World]) -> dict[str, list[Measure]]:
+    """``never``: the same worlds without luck."""
+    copied = [
+        process_reward(w.seen, w.seen.answer_N.double()[:, None].expand(-1, STEPS)) for w in worlds
+    ]
+    lot = [process_reward(w.seen, w.right_NS.roll(1, 0)) for w in worlds]
+    return {
+        "no wrong solution is lucky": [ahead([w.gain() for w in never])],
+        "the answer's label for every step": [
+            ahead([w.gain(p) for w, p in zip(worlds, copied, strict=True)])
+        ],
+        "steps' labels of other solutions": [
+            ahead([w.gain(p) for w, p in zip(worlds, lot, strict=True)])
+        ],
+        "rollouts of other solutions": [
+            told([agreement(w.label_NS.roll(1, 0), w.worth_NS) for w in worlds])
+        ],
+    }
 
 
 def drawn_up(worlds: list[World], twice: list[World]) -> Figure:
