@@ -7,7 +7,7 @@ PYTHON ?= python3
 OUT ?= runs/quickstart
 BIN := .venv/bin
 
-.PHONY: quickstart test check docs slow mutants base clean
+.PHONY: quickstart test check docs slow mutants replications base clean
 
 quickstart: .venv/.ready  ## the whole loop in the embedded world, with a report
 	@# A run never overwrites another: if the folder exists, the new one has the time in its name.
@@ -35,6 +35,9 @@ mutants: .venv/.ready  ## every mutant of floor 0 against every test that answer
 
 base: .venv/.ready  ## make the packaged base model again (about half an hour)
 	$(BIN)/python scripts/make_base.py
+
+replications: .venv/.ready  ## published findings again, with controls; writes docs/replications.md
+	$(BIN)/python -m replications.run
 
 clean:  ## remove what make and the tools made; runs/ stays
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -251,7 +251,7 @@ HOUSES: dict[Callable[[House], list[str]], House] = {
     floors: read("truing"),
     circles: read("truing"),
     late_imports: read("truing"),
-    lengths: read("truing", "scripts", "examples", "tests"),
+    lengths: read("truing", "scripts", "examples", "replications", "tests"),
     topics: read("truing"),
     idle_settings: read("truing"),
     tolerances: read("tests"),

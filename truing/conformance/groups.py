@@ -140,7 +140,7 @@ def learnt(space: Space, of: Method, steps: int, groups: int = 128) -> Tensor:
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
         random = torch.Generator().manual_seed(step)
-        rows_B = space.sampled(space.logps(table.detach()), count, count, random)
+        rows_B = space.sampled(space.logps(table.detach()), count, of.config.group, random)
         given = lessons(space, table, rows_B, of)
         if of.config.whiten_advantages:
             advantage = given["advantage_T"]
