@@ -21,18 +21,20 @@ from tests.online import FREE, KINDS, cast_of
 from truing.config import check
 from truing.data.batch import Layout, Tokens, padded
 from truing.keys import generator
-from truing.models.heads import load_reward_model
+from truing.models.heads import load_reward_model, of_kind
 from truing.models.loading import Loading
 from truing.models.model import load_policy, logp, sequence_logps
-from truing.settings import DpoConfig, OptimTopic, SftConfig
+from truing.settings import DpoConfig, KtoConfig, OptimTopic, SftConfig
 from truing.stages import online, preference, scoring
 from truing.stages.estimate import Estimator
-from truing.stages.learner import Batch, Learner, Part
+from truing.stages.learner import Batch, Learner, Measured, Part
 from truing.stages.online import Pretraining, Reinforcement
-from truing.stages.preference import Pair, Preference
+from truing.stages.preference import Order, Orders, Pair, Preference
+from truing.stages.process import Process, Solution
 from truing.stages.rollout import Episode
 from truing.stages.scoring import Ranked
 from truing.stages.sft import Imitation
+from truing.stages.unpaired import Thumb, Unpaired
 
 EOS, PAD, COUNT = 268, 269, 8
 MIXED = [int(i) for i in generator(0, "order").permutation(COUNT)]
@@ -150,6 +152,7 @@ def rankings(_: Any) -> list[Ranked]:
         ties = () if k == 2 else ((0, 1),)
         pairs = [p for p in scoring.ranked_pairs(ranks) if tuple(sorted(p)) not in ties]
         told: dict[str, Any] = {"ties": ties, "ranks": ranks, "ratings": ratings}
+        told["harmful"] = tuple(y < 0 for y in ratings)
         told |= {"probability": 0.75} if k == 2 else {"margin": 0.5}
         found.append(Ranked(responses[:k], tuple(pairs), **told))
     return found
@@ -160,21 +163,65 @@ def rewarding(loss: str) -> Case:
     return case(load_reward_model, lambda model: objective(0.1, model.place), rankings)
 
 
+def solving() -> Case:
+    """Solutions of one to three steps, that end anywhere."""
+
+    def load(folder: Path, loading: Loading) -> Any:
+        told = {"step_separator": "\n", "step_aggregation": "product"}
+        return of_kind(load_reward_model(folder, loading), "process", **told)
+
+    def rows(_: Any) -> list[Solution]:
+        random, found = generator(0, "solutions"), list[Solution]()
+        pairs = answers(COUNT // 2, each=2)
+        for i, tokens in enumerate(one for pair in pairs for one in pair):
+            size = min(1 + i % 3, len(tokens.response))
+            ends = sorted(int(e) for e in random.permutation(len(tokens.response))[:size])
+            found.append(Solution(tokens, tuple(ends), tuple(e % 2 == 0 for e in ends)))
+        return found
+
+    return case(load, lambda model: Process(model.place), rows)
+
+
+def near(model: Any, rows: Sequence[Sequence[Tokens]]) -> list[list[float]]:
+    """Reference log-probs near the policy's, so that the losses do not lie in their flat parts."""
+    flat = sequence_logps(model, [one for row in rows for one in row]).double()
+    off = generator(0, "reference").normal(0, 2, size=len(flat))
+    return (flat + torch.from_numpy(off)).view(len(rows), -1).tolist()
+
+
 def comparing(loss: str) -> Case:
     config = check(DpoConfig, NAMED | {"loss_type": loss})
     recipe = preference.RECIPES[loss]
 
-    def rows(model: Any) -> list[Pair]:
-        """References near the policy, so that the losses do not lie in their flat parts."""
-        off = generator(0, "reference").normal(0, 2, size=2 * COUNT)
-        flat = sequence_logps(model, [one for row in answers(COUNT, each=2) for one in row])
-        logps = (flat.double() + torch.from_numpy(off)).view(-1, 2).tolist()
-        both = zip(answers(COUNT, each=2), logps, strict=True)
-        return [Pair(row[0], row[1], *near) for row, near in both]
+    def rows(model: Any) -> list[Any]:
+        if recipe.ranked:
+            ranked, each = answers(COUNT, each=3), ((1, 0, 2), (0, 1, 1))
+            orders = (each[i % 2] for i in range(COUNT))
+            return [
+                Order(row, ranks, tuple(scoring.ranked_pairs(ranks)), tuple(logps))
+                for row, ranks, logps in zip(ranked, orders, near(model, ranked), strict=True)
+            ]
+        pairs = answers(COUNT, each=2)
+        return [Pair(*row, *logps) for row, logps in zip(pairs, near(model, pairs), strict=True)]
 
-    return case(
-        load_policy, lambda model: Preference(recipe, config.loss_options, model.place), rows
-    )
+    kind = Orders if recipe.ranked else Preference
+    return case(load_policy, lambda model: kind(recipe, config.loss_options, model.place), rows)
+
+
+def thumbing() -> Case:
+    """Thumbs up and down, each with a response to another prompt for its reference point."""
+    config = check(KtoConfig, NAMED | {"desirable_weight": 1.5})
+
+    def rows(model: Any) -> list[Thumb]:
+        rows = drawn(COUNT)
+        others = [
+            Tokens(a.prompt, b.response) for a, b in zip(rows, rows[1:] + rows[:1], strict=True)
+        ]
+        both = list(zip(rows, others, strict=True))
+        near_them = zip(both, near(model, both), strict=True)
+        return [Thumb(a, i % 3 > 0, b, *x) for i, ((a, b), x) in enumerate(near_them)]
+
+    return case(load_policy, lambda model: Unpaired(config.loss_options, model.place), rows)
 
 
 def playing(kind: str, **more: Any) -> Case:
@@ -237,6 +284,8 @@ CASES: dict[str, Case] = {
     "sft packed": imitation(packing=True),
     "sft whole": imitation(completion_only_loss=False),
     **{f"reward {loss}": rewarding(loss) for loss in scoring.RECIPES},
+    "reward process": solving(),
+    "kto": thumbing(),
     **{f"dpo {loss}": comparing(loss) for loss in preference.RECIPES},
     **{f"online {kind}": playing(kind) for kind in KINDS | FREE},
     "online ptx": playing("ppo", ptx_coef=0.5),
@@ -288,7 +337,11 @@ class Wrapped:
 
     def loss(self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]) -> Any:
         if self.own:  # the mistake that a mean of means is
-            totals = {n: torch.tensor(float(x)) for n, x in self.inner.counts(batch).items()}
+            own = self.inner.counts(batch)
+            if isinstance(self.inner, Measured):
+                with torch.no_grad():
+                    own |= self.inner.measured(model, batch)
+            totals = {n: torch.tensor(float(x)) for n, x in own.items()}
         return self.inner.loss(model, batch, totals)
 
 

@@ -169,7 +169,7 @@ def test_at_the_optimum_of_a_tree_no_token_has_an_advantage(
     other = tree_folder(tmp_path / "other", 0.3)
     rewards, values = at_the_optimum(tree, other)
     play, cast = played(make_tree(kind, ref_model_name_or_path=str(other)))
-    cast.rewards[:] = [lambda prompts, completions: [rewards[c] for c in completions]]
+    play.collector.rewards = [lambda prompts, completions: [rewards[c] for c in completions]]
     found = play.collector.collect(cast.prompts, stream="rollout", group=64, batch_size=7)
     episodes = [e._replace(value_T=values[e.tokens.response]) for e in found]
     assert {e.finished for e in episodes} == {True, False}
