@@ -205,3 +205,16 @@ def test_what_is_refused() -> None:
     for buffer in (0, -1, 11):
         with pytest.raises(ValueError, match=f"from 1 to 10, got {buffer}"):
             overlong(torch.tensor([1]), limit=10, buffer=buffer)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "centred group_scaled batch_scaled overlong flat_groups": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "invariance": test_the_order_of_prompts_and_of_responses_changes_nothing,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_what_is_refused,
+    },
+    "centred group_scaled batch_scaled overlong": {"gradient": test_gradients},
+    "flat_groups": {"gradient": "true or false"},
+}

@@ -304,7 +304,7 @@ def test_wrong_shapes_and_empty_batches_are_refused() -> None:
 # Which test answers for which duty (tests/algorithms/duties.py).
 DUTIES = {
     "token_logp entropy": {"law": test_half_precision_logits_are_summed_in_single},
-    "token_logp entropy k1 k2 k3 sequence_sum reduce_mean": {
+    "token_logp entropy k1 k2 k3 sequence_sum sequence_mean reduce_mean": {
         "golden law bite": test_golden_values_and_laws_hold_and_bite,
         "gradient": test_gradients,
         "invariance": test_padding_and_order_change_nothing,

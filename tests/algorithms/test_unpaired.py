@@ -154,3 +154,21 @@ def test_what_is_refused() -> None:
                 kto(two, up, ZERO, **({"beta": 0.1} | {name: wrong}))
     with pytest.raises(ValueError, match="denominator must be positive"):
         kto_baseline(two, 0)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "kto": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+    },
+    "kto_baseline": {
+        "golden law bite": test_the_baseline_golden_values_and_laws_hold_and_bite,
+        "gradient": "a constant beside the loss",
+    },
+    "kto kto_baseline": {
+        "invariance": test_order_and_parts_change_nothing_and_nan_stays,
+        "loop": test_equal_to_the_loop_from_the_paper,
+        "refusal": test_what_is_refused,
+    },
+}

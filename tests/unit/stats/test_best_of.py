@@ -140,3 +140,13 @@ def test_how_sure_a_reward_is_and_bites() -> None:
 def test_what_is_refused(call: Callable[[], Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "best_of_n": {"golden law library": test_the_estimator_is_that_of_all_ways_and_bites},
+    "best_of_n_law": {"golden law library": test_the_law_is_that_of_all_draws_and_bites},
+    "best_of_n_kl": {"golden law library": test_it_is_no_further_away_than_the_bound},
+    "gap_probability": {"golden law library": test_how_sure_a_reward_is_and_bites},
+    "best_of_n best_of_n_law best_of_n_kl gap_probability": {"refusal": test_what_is_refused},
+}
