@@ -111,6 +111,8 @@ def check_sequence_mean(f: Callable[[Tensor, Tensor], Tensor]) -> None:
     same(f(torch.full((3, 3), 2.5), mask), [2.5, 2.5, 0.0])
     y = draw(4, 3, 3)
     same(f(y, mask) * mask.sum(-1), sequence_sum(y, mask), 1e-12)
+    # Whatever is not 0 counts, once.
+    same(f(y, 3 * mask), f(y, mask.bool()), 1e-12)
 
 
 def check_reduce_mean(f: Callable[[Tensor, Any], Tensor]) -> None:
