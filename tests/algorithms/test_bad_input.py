@@ -21,6 +21,7 @@ from truing.algorithms import dpo, whiten
 # A mask of zeros that means something, and what.
 EMPTY = {
     "sequence_sum": "the sum of no token is 0",
+    "sequence_mean": "the mean of no token is 0, as its docstring says",
     "gae": "an episode without a step has no advantage, nor anything that is paid for one",
 }
 # Numbers that may be 0 or less, though others of their name must not.

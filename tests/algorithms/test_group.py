@@ -77,6 +77,8 @@ def check_overlong(f: Any) -> None:
     lengths = torch.arange(30)
     assert (f(lengths, limit=20, buffer=7).diff() >= 0).all()
     same(f(lengths, limit=20, buffer=20), (lengths / 20).clamp(max=1))
+    # A buffer of one token is a wall.
+    same(f(lengths, limit=20, buffer=1), lengths >= 20)
 
 
 def check_flat_groups(f: Any) -> None:
@@ -85,6 +87,9 @@ def check_flat_groups(f: Any) -> None:
     # Law: these are the groups without an advantage, whatever the scale.
     x = torch.cat([draw(0, 3, 4), torch.full((2, 4), 0.1, dtype=torch.float64)])
     assert f(x).tolist() == (centred(x).abs().amax(-1) < 1e-9).tolist()
+    # 1e-8 apart is not equal any more.
+    apart = torch.tensor([[0.0, 1e-8], [0.0, 0.9e-8], [0.0, 1.1e-8]], dtype=torch.float64)
+    assert f(apart).tolist() == [False, True, False]
     # A sum of tenths is no exact number; what it differs by is nothing.
     assert f(torch.tensor([[0.1 + 0.2, 0.3]], dtype=torch.float64)).tolist() == [True]
 
@@ -202,6 +207,30 @@ def test_what_is_refused() -> None:
             f(torch.zeros(4, 1))
         with pytest.raises(ValueError, match=r"floating-point numbers, got torch\.int64"):
             f(torch.zeros(4, 2, dtype=torch.int64))
+        with pytest.raises(ValueError, match=r"at least, got 1"):
+            f(torch.tensor(1.0))
+        with pytest.raises(ValueError, match=r"rewards of shape \(0, 5\) came: a group is needed"):
+            f(torch.zeros(0, 5))
+    for f in (group_scaled, batch_scaled):
+        for epsilon in (-1e-9, math.nan):
+            with pytest.raises(ValueError, match=f"epsilon must not be negative, got {epsilon}"):
+                f(torch.zeros(4, 2), epsilon=epsilon)
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"the rewards \[{wrong}\] came: .* finite"):
+            flat_groups(torch.tensor([[1.0, 1.0], [wrong, 0.0]]))
     for buffer in (0, -1, 11):
         with pytest.raises(ValueError, match=f"from 1 to 10, got {buffer}"):
             overlong(torch.tensor([1]), limit=10, buffer=buffer)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "centred group_scaled batch_scaled overlong flat_groups": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "invariance": test_the_order_of_prompts_and_of_responses_changes_nothing,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_what_is_refused,
+    },
+    "centred group_scaled batch_scaled overlong": {"gradient": test_gradients},
+    "flat_groups": {"gradient": "true or false"},
+}

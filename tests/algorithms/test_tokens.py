@@ -111,6 +111,8 @@ def check_sequence_mean(f: Callable[[Tensor, Tensor], Tensor]) -> None:
     same(f(torch.full((3, 3), 2.5), mask), [2.5, 2.5, 0.0])
     y = draw(4, 3, 3)
     same(f(y, mask) * mask.sum(-1), sequence_sum(y, mask), 1e-12)
+    # Whatever is not 0 counts, once.
+    same(f(y, 3 * mask), f(y, mask.bool()), 1e-12)
 
 
 def check_reduce_mean(f: Callable[[Tensor, Any], Tensor]) -> None:
@@ -304,7 +306,7 @@ def test_wrong_shapes_and_empty_batches_are_refused() -> None:
 # Which test answers for which duty (tests/algorithms/duties.py).
 DUTIES = {
     "token_logp entropy": {"law": test_half_precision_logits_are_summed_in_single},
-    "token_logp entropy k1 k2 k3 sequence_sum reduce_mean": {
+    "token_logp entropy k1 k2 k3 sequence_sum sequence_mean reduce_mean": {
         "golden law bite": test_golden_values_and_laws_hold_and_bite,
         "gradient": test_gradients,
         "invariance": test_padding_and_order_change_nothing,

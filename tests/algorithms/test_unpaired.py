@@ -113,9 +113,11 @@ def test_gradients() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_to_the_loop_from_the_paper(seed: int) -> None:
-    policy, frozen = draw(2 * seed, 12), draw(2 * seed + 1, 12)
+    # The first stays below its reference on average, where the baseline is 0; the others are above.
+    policy, frozen = draw(2 * seed, 12) + 0.2 * seed, draw(2 * seed + 1, 12)
     up = draw(seed + 50, 12) > 0
     z0 = reference_unpaired.kto_baseline(policy.numpy(), frozen.numpy())
+    assert (z0 > 0) == (seed > 0)
     found = kto_baseline(policy - frozen, 12)
     assert float(found) == pytest.approx(z0, abs=1e-12)
     weights = torch.tensor([1.5, 0.5]).double().numpy()
@@ -154,3 +156,21 @@ def test_what_is_refused() -> None:
                 kto(two, up, ZERO, **({"beta": 0.1} | {name: wrong}))
     with pytest.raises(ValueError, match="denominator must be positive"):
         kto_baseline(two, 0)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "kto": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+    },
+    "kto_baseline": {
+        "golden law bite": test_the_baseline_golden_values_and_laws_hold_and_bite,
+        "gradient": "a constant beside the loss",
+    },
+    "kto kto_baseline": {
+        "invariance": test_order_and_parts_change_nothing_and_nan_stays,
+        "loop": test_equal_to_the_loop_from_the_paper,
+        "refusal": test_what_is_refused,
+    },
+}

@@ -64,6 +64,10 @@ def check_law(f: Callable[..., Any]) -> None:
         assert f(p, score, n) == pytest.approx(wanted, abs=1e-12)
         assert f(p, score, 1) == pytest.approx(p, abs=1e-12)
         assert f(p, score, n).sum() == pytest.approx(1, abs=1e-12)
+    # What is never drawn is never the best, alone at its score or not: 0.3^2 and 1 - 0.3^2.
+    assert f([0.3, 0, 0.7, 0], [1, 1, 4, 9], 2) == pytest.approx([0.09, 0, 0.91, 0], abs=1e-12)
+    # What rounding leaves above 1 does not grow with n.
+    assert f([0.5, 0.5 + 9e-10], [1, 2], 10**6).sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_the_law_is_that_of_all_draws_and_bites() -> None:
@@ -129,6 +133,7 @@ def test_how_sure_a_reward_is_and_bites() -> None:
         (lambda: best_of_n([1.0, 2.0], [1, 2], 3), "n is 3: it must be from 1 .* 2"),
         (lambda: best_of_n([1.0, 2.0], [1, 2], 0), "n is 0"),
         (lambda: best_of_n_law([0.5, 0.4], [1, 2], 2), r"add up to 0.9"),
+        (lambda: best_of_n_law([0.5, 0.5 + 1.5e-9], [1, 2], 2), "from 0 and to 1 is needed"),
         (lambda: best_of_n_law([1.5, -0.5], [1, 2], 2), r"from 0 and to 1 is needed"),
         (lambda: best_of_n_law([1.0], [1, 2], 2), "1 probabilities and 2 scores"),
         (lambda: best_of_n_law([1.0], [1], 0), "n is 0: at least one draw"),
@@ -140,3 +145,13 @@ def test_how_sure_a_reward_is_and_bites() -> None:
 def test_what_is_refused(call: Callable[[], Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "best_of_n": {"golden law library": test_the_estimator_is_that_of_all_ways_and_bites},
+    "best_of_n_law": {"golden law library": test_the_law_is_that_of_all_draws_and_bites},
+    "best_of_n_kl": {"golden law library": test_it_is_no_further_away_than_the_bound},
+    "gap_probability": {"golden law library": test_how_sure_a_reward_is_and_bites},
+    "best_of_n best_of_n_law best_of_n_kl gap_probability": {"refusal": test_what_is_refused},
+}
