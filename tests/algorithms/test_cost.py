@@ -62,3 +62,13 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(ValueError, match=r"harmful \(1\) or it is not"):
             cost_sign(two, torch.tensor([1.0, label]))
     assert cost_sign(two * math.nan, two).isnan().all()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "cost_sign": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient invariance loop": test_gradients_reference_and_order,
+        "refusal": test_bad_input_is_refused,
+    },
+}

@@ -116,6 +116,11 @@ def test_gradients() -> None:
     same(slope.sum(0), torch.ones(6), 1e-12)
     (slope,) = torch.autograd.grad(uncertainty_weighted(s, coef=0.3).sum(), s)
     same(slope, (1 - 2 * 0.3 * (s - s.mean(0))) / 4, 1e-12)
+    (slope,) = torch.autograd.grad(ensemble_mean(s).sum(), s)
+    same(slope, torch.full((4, 6), 1 / 4), 1e-12)
+    # What lies above the mean draws them apart.
+    (slope,) = torch.autograd.grad(ensemble_std(s).sum(), s)
+    assert torch.equal(slope > 0, s > s.mean(0))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -153,3 +158,15 @@ def test_bad_input_is_refused() -> None:
     for coef in (-0.1, math.nan):
         with pytest.raises(ValueError, match="must be 0 or above, or doubt would pay"):
             uncertainty_weighted(SCORES, coef=coef)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "ensemble_mean ensemble_std uncertainty_weighted worst_case": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "invariance": test_the_order_of_members_and_responses_changes_nothing,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_bad_input_is_refused,
+    },
+}
