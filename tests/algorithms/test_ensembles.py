@@ -17,6 +17,7 @@ SCORES = torch.tensor([[1.0, -1.0], [2.0, 5.0], [3.0, -1.0]])
 
 def check_mean(f: Any) -> None:
     same(f(SCORES), [2.0, 1.0])
+    same(f(SCORES[:2]), [(1 + 2) / 2, (-1 + 5) / 2])  # two members are the fewest
     a, b = draw(0, 4, 9), draw(1, 9)
     same(f(a + b), f(a) + b, 1e-12)
     same(f(3 * a), 3 * f(a), 1e-12)
@@ -152,7 +153,7 @@ def test_the_order_of_members_and_responses_changes_nothing() -> None:
 def test_bad_input_is_refused() -> None:
     for function in CHECKS:
         more = {"coef": 0.5} if function is uncertainty_weighted else {}
-        for wrong in (torch.zeros(3), torch.zeros(1, 3), torch.zeros(2, 2, 2)):
+        for wrong in (torch.zeros(3), torch.zeros(1, 3), torch.zeros(2, 0), torch.zeros(2, 2, 2)):
             with pytest.raises(ValueError, match="a row for each member is needed, of two"):
                 function(wrong, **more)
     for coef in (-0.1, math.nan):
