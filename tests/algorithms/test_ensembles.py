@@ -80,6 +80,7 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "worst member": lambda s: s[s.mean(1).argmin()],
     },
     uncertainty_weighted: {
+        "negated": lambda s, coef: -uncertainty_weighted(s, coef=coef),
         "sign turned": lambda s, coef: s.mean(0) + coef * s.var(0, unbiased=False),
         "deviation": lambda s, coef: s.mean(0) - coef * s.std(0, unbiased=False),
         "sample variance": lambda s, coef: s.mean(0) - coef * s.var(0),
@@ -88,6 +89,7 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "about zero": lambda s, coef: s.mean(0) - coef * s.square().mean(0),
     },
     ensemble_std: {
+        "negated": lambda s: -ensemble_std(s),
         "sample": lambda s: s.std(0),
         "variance": lambda s: s.var(0, unbiased=False),
         "range": lambda s: s.amax(0) - s.amin(0),
