@@ -258,11 +258,11 @@ def test_a_ranking_of_two_is_a_comparison() -> None:
 
 # Which test answers for which duty (tests/algorithms/duties.py).
 DUTIES = {
-    "bradley_terry soft_bradley_terry centering ranked_pairs tied_pairs": {
+    "bradley_terry soft_bradley_terry centering score_l2 ranked_pairs tied_pairs": {
         "golden law bite": test_golden_values_and_laws_hold_and_bite,
         "loop": test_equal_to_the_loops,
     },
-    "bradley_terry soft_bradley_terry centering": {
+    "bradley_terry soft_bradley_terry centering score_l2": {
         "gradient": test_gradients,
         "invariance": test_order_changes_nothing_and_far_scores_stay_finite,
         "refusal": test_wrong_shapes_are_refused,

@@ -59,6 +59,16 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="must have one shape"):
         cost_sign(two, torch.zeros(1))
     for label in (0.5, -1.0, math.nan):
-        with pytest.raises(ValueError, match=r"harmful \(1\) or it is not"):
+        with pytest.raises(ValueError, match=rf"labels \[{label}\] came: a response is harmful"):
             cost_sign(two, torch.tensor([1.0, label]))
     assert cost_sign(two * math.nan, two).isnan().all()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "cost_sign": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient invariance loop": test_gradients_reference_and_order,
+        "refusal": test_bad_input_is_refused,
+    },
+}

@@ -17,6 +17,7 @@ SCORES = torch.tensor([[1.0, -1.0], [2.0, 5.0], [3.0, -1.0]])
 
 def check_mean(f: Any) -> None:
     same(f(SCORES), [2.0, 1.0])
+    same(f(SCORES[:2]), [(1 + 2) / 2, (-1 + 5) / 2])  # two members are the fewest
     a, b = draw(0, 4, 9), draw(1, 9)
     same(f(a + b), f(a) + b, 1e-12)
     same(f(3 * a), 3 * f(a), 1e-12)
@@ -79,6 +80,7 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "worst member": lambda s: s[s.mean(1).argmin()],
     },
     uncertainty_weighted: {
+        "negated": lambda s, coef: -uncertainty_weighted(s, coef=coef),
         "sign turned": lambda s, coef: s.mean(0) + coef * s.var(0, unbiased=False),
         "deviation": lambda s, coef: s.mean(0) - coef * s.std(0, unbiased=False),
         "sample variance": lambda s, coef: s.mean(0) - coef * s.var(0),
@@ -87,6 +89,7 @@ MUTANTS: dict[Any, dict[str, Any]] = {
         "about zero": lambda s, coef: s.mean(0) - coef * s.square().mean(0),
     },
     ensemble_std: {
+        "negated": lambda s: -ensemble_std(s),
         "sample": lambda s: s.std(0),
         "variance": lambda s: s.var(0, unbiased=False),
         "range": lambda s: s.amax(0) - s.amin(0),
@@ -116,6 +119,11 @@ def test_gradients() -> None:
     same(slope.sum(0), torch.ones(6), 1e-12)
     (slope,) = torch.autograd.grad(uncertainty_weighted(s, coef=0.3).sum(), s)
     same(slope, (1 - 2 * 0.3 * (s - s.mean(0))) / 4, 1e-12)
+    (slope,) = torch.autograd.grad(ensemble_mean(s).sum(), s)
+    same(slope, torch.full((4, 6), 1 / 4), 1e-12)
+    # What lies above the mean draws them apart.
+    (slope,) = torch.autograd.grad(ensemble_std(s).sum(), s)
+    assert torch.equal(slope > 0, s > s.mean(0))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -147,9 +155,21 @@ def test_the_order_of_members_and_responses_changes_nothing() -> None:
 def test_bad_input_is_refused() -> None:
     for function in CHECKS:
         more = {"coef": 0.5} if function is uncertainty_weighted else {}
-        for wrong in (torch.zeros(3), torch.zeros(1, 3), torch.zeros(2, 2, 2)):
+        for wrong in (torch.zeros(3), torch.zeros(1, 3), torch.zeros(2, 0), torch.zeros(2, 2, 2)):
             with pytest.raises(ValueError, match="a row for each member is needed, of two"):
                 function(wrong, **more)
     for coef in (-0.1, math.nan):
         with pytest.raises(ValueError, match="must be 0 or above, or doubt would pay"):
             uncertainty_weighted(SCORES, coef=coef)
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "ensemble_mean ensemble_std uncertainty_weighted worst_case": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "invariance": test_the_order_of_members_and_responses_changes_nothing,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_bad_input_is_refused,
+    },
+}

@@ -173,3 +173,15 @@ def test_bad_input_is_refused() -> None:
             function(two, torch.ones(2))
         with pytest.raises(ValueError, match="with one step at least"):
             function(torch.zeros(2, 2), torch.tensor([[1, 1], [0, 0]]))
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "step_cross_entropy step_product step_minimum": {
+        "golden law bite": test_golden_values_and_laws_hold_and_bite,
+        "gradient": test_gradients,
+        "invariance": test_filling_and_order_change_nothing_and_far_logits_stay_finite,
+        "loop": test_equal_to_the_loops,
+        "refusal": test_bad_input_is_refused,
+    },
+}

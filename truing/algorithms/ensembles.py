@@ -51,8 +51,8 @@ def ensemble_std(score_MN: Tensor) -> Tensor:
 
 
 def _check_members(score_MN: Tensor) -> None:
-    if score_MN.dim() != 2 or len(score_MN) < 2:
+    if score_MN.dim() != 2 or len(score_MN) < 2 or not score_MN.numel():
         raise ValueError(
             f"scores of shape {tuple(score_MN.shape)} came: a row for each member is needed, of "
-            "two members at least"
+            "two members and one response at least"
         )

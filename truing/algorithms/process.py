@@ -54,7 +54,7 @@ def step_minimum(logit_BS: Tensor, mask_BS: Tensor) -> Tensor:
 def _logps(logit_BS: Tensor, mask_BS: Tensor) -> Tensor:
     """``log sigmoid(z)`` of each step, and 0 where there is none: certain to be right."""
     check_shapes(logit=logit_BS, mask=mask_BS)
-    if logit_BS.dim() != 2 or not bool(mask_BS.bool().any(-1).all()):
+    if logit_BS.dim() != 2 or not bool(mask_BS.any(-1).all()):
         raise ValueError(
             f"steps of shape {tuple(logit_BS.shape)} came: a row for each solution is needed, with "
             "one step at least"
