@@ -130,6 +130,8 @@ def train(
     """Optimise ``policy`` in place, all prompts in every step; yields what a step came to."""
     # Dropout would make the log-probs of two equal models differ. Nothing else changes with eval().
     policy.eval()
+    # Padding that was sampled is a token like others: its embedding shall have a gradient too.
+    policy.get_input_embeddings().padding_idx = None
     reference, critic = copy.deepcopy(policy), Critic(policy).eval()
     weights = [*policy.parameters(), *critic.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
