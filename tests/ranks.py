@@ -20,7 +20,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from tests.invariance import CASES, MIXED, Stage, double
+from tests.cases import CASES, MIXED
+from tests.invariance import Stage, double
 from truing.config import from_yaml
 from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig, TrainingConfig
 from truing.settings_group import GrpoConfig

@@ -10,7 +10,7 @@ import torch
 from tests.conftest import tiny_folder
 from tests.online import cast_of, column, louder, played, ran, reward_model
 from truing.config import ConfigError
-from truing.data.batch import padded
+from truing.data.batch import Tokens, padded
 from truing.lineage import Parent
 from truing.models.heads import ValueModel
 from truing.models.model import load_policy, logp
@@ -24,7 +24,7 @@ Make = Callable[..., Any]
 def test_the_reference_stays_where_it_was(make: Make, tiny: Path) -> None:
     for kind in ("ppo", "lora"):
         cast = cast_of(make(kind))
-        layout = padded([online.Tokens((1, 2), (3, 4, 5))])
+        layout = padded([Tokens((1, 2), (3, 4, 5))])
         wanted = logp(load_policy(tiny), layout)
         with torch.no_grad():
             for weight in cast.actor.policy.parameters():
@@ -48,7 +48,7 @@ def test_another_reference_is_a_parent(make: Make, tiny: Path, tmp_path: Path) -
 def test_where_the_critic_starts(make: Make, tiny: Path, tmp_path: Path) -> None:
     """From the reward model it foresees that model's own score; from the policy nothing."""
     scorer = str(reward_model(tiny, tmp_path / "rm"))
-    layout = padded([online.Tokens((1, 2), (3, 4, 5))])
+    layout = padded([Tokens((1, 2), (3, 4, 5))])
     for name in ("auto", "reward", scorer):
         cast = cast_of(make("ppo", reward=[scorer, "length"], value_model=name))
         assert isinstance(cast.actor.critic, ValueModel)
@@ -56,7 +56,7 @@ def test_where_the_critic_starts(make: Make, tiny: Path, tmp_path: Path) -> None
             values = cast.actor.value(layout)
             judge: Any = cast.rewards[0]
             for t in range(3):
-                prefix = padded([online.Tokens((1, 2), (3, 4, 5)[:t])])
+                prefix = padded([Tokens((1, 2), (3, 4, 5)[:t])])
                 assert float(values[0, t]) == pytest.approx(float(judge.model(prefix)), abs=1e-5)
     for kind, more in (("ppo", {"value_model": "policy"}), ("ppo", {}), ("shared", {})):
         cast = cast_of(make(kind, **more))
@@ -70,7 +70,7 @@ def test_a_critic_that_was_taught_another_template(
     """Messages would look to it as nothing it knows: auto falls back, a named one is warned of."""
     scorer = str(reward_model(tiny_chat, tmp_path / "rm"))
     rows = jsonl("chat", [{"prompt": [{"role": "user", "content": "hi"}]}])
-    layout = padded([online.Tokens((1, 2), (3, 4, 5))])
+    layout = padded([Tokens((1, 2), (3, 4, 5))])
 
     def starts_from_the_reward(value_model: str, template: str, data: str) -> bool:
         more = {"reward": scorer, "value_model": value_model, "chat_template": template}

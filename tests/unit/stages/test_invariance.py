@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.invariance import CASES, COUNT, EOS, MIXED, PAD, Layouts, Stage, double, home, moved
+from tests.cases import CASES, COUNT, EOS, MIXED, PAD, home
+from tests.invariance import Layouts, Stage, double, moved
 from truing.data.batch import padded
 
 TOLERANCE = 1e-9

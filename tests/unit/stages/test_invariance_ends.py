@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.invariance import EOS, double, exact, home, moved
+from tests.cases import EOS, home
+from tests.invariance import double, exact, moved
 from tests.online import played
 from truing.data.batch import Layout, Tokens, packed, padded, shared
 from truing.generation import local

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.invariance import CASES, COUNT, EOS, PAD, Stage, double, home, moved
+from tests.cases import CASES, COUNT, EOS, PAD, home
+from tests.invariance import Stage, double, moved
 from truing.data.batch import Layout
 
 ONE_EACH = ["sft whole", "reward bradley_terry", "dpo sigmoid", "online ppo"]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.invariance import CASES, COUNT, Outcome, Stage, double, home
+from tests.cases import CASES, COUNT, home
+from tests.invariance import Outcome, Stage, double
 from tests.ranks import OTHERS, STAGES, UNEVEN, in_two_processes, killed, started
 from truing.config import check, to_yaml
 from truing.run import Run
