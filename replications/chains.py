@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replications.fitting import fitted
 from truing.algorithms import step_cross_entropy, step_product
-from truing.conformance.spaces import draw
+from truing.conformance.spaces import ROUGHLY, draw, least
 from truing.keys import generator
 
 STEPS, FEATURES = 6, 8
@@ -64,7 +63,7 @@ def process_reward(given: Chains, label_NS: Tensor) -> Tensor:
         logit_NS = logits(weight_G, given.seen_NSF)
         return step_cross_entropy(logit_NS.flatten(), label_NS.flatten()).mean() + prior(weight_G)
 
-    return fitted(loss, torch.zeros(FEATURES + 1, dtype=torch.float64))
+    return least(loss, torch.zeros(FEATURES + 1, dtype=torch.float64), ROUGHLY)
 
 
 def outcome_reward(given: Chains) -> Tensor:
@@ -77,7 +76,7 @@ def outcome_reward(given: Chains) -> Tensor:
         logit_N = logp_N - (-torch.expm1(logp_N)).log()
         return step_cross_entropy(logit_N, label_N).mean() + prior(weight_G)
 
-    return fitted(loss, torch.zeros(FEATURES + 1, dtype=torch.float64))
+    return least(loss, torch.zeros(FEATURES + 1, dtype=torch.float64), ROUGHLY)
 
 
 def prior(weight_G: Tensor) -> Tensor:

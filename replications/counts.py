@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor
 
-from replications.fitting import fitted
 from truing.algorithms import bradley_terry
+from truing.conformance.spaces import ROUGHLY, least
 from truing.keys import generator
 
 TOKENS, LENGTH, POOL = 24, 16, 2**16
@@ -116,4 +116,4 @@ class World:
             prior = weight_V.square().sum() / (2 * labels)
             return bradley_terry(score_N, torch.zeros_like(score_N)).mean() + prior
 
-        return fitted(loss, torch.zeros(TOKENS, dtype=torch.float64)).numpy()
+        return least(loss, torch.zeros(TOKENS, dtype=torch.float64), ROUGHLY).numpy()

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from replications import figures
-from replications.fitting import fitted
 from replications.record import Measure, Record, over_seeds
 from truing.algorithms import bradley_terry, plackett_luce, ranked_pairs
-from truing.conformance.spaces import draw
+from truing.conformance.spaces import ROUGHLY, draw, least
 from truing.keys import generator
 from truing.stats.ratings import mean
 
@@ -92,7 +91,7 @@ def learnt(loss: Loss, world: int, k: int, rankings: int, runs: int, *, real: bo
         score_RPK = torch.einsum("rpkf,rf->rpk", seen_RPKF, weights_RF)
         return loss(score_RPK.flatten(0, 1)).mean()
 
-    found_RF = fitted(total, torch.zeros(runs, FEATURES, dtype=torch.float64))
+    found_RF = least(total, torch.zeros(runs, FEATURES, dtype=torch.float64), ROUGHLY)
     choice_RCF = torch.from_numpy(random.normal(size=(runs, CANDIDATES, FEATURES)))
     worth_RC, best_R = choice_RCF @ true_F, torch.einsum("rcf,rf->rc", choice_RCF, found_RF)
     lost_R = worth_RC.max(-1).values - worth_RC.gather(-1, best_R.argmax(-1, keepdim=True))[:, 0]

@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from replications import figures
-from replications.fitting import fitted
 from replications.record import Measure, Record, over_seeds
 from truing.algorithms import cdpo, dpo, robust_dpo
 from truing.conformance.direct import DIRECT, Direct, drawn, minimised, on_ratios
-from truing.conformance.spaces import Space, draw, tree
+from truing.conformance.spaces import ROUGHLY, Space, draw, least, tree
 from truing.keys import generator
 from truing.stats.ratings import mean
 
@@ -72,7 +71,7 @@ def from_labels(name: str, space: Space, count: int, seed: int, flips: float = F
         wrong_N = (shown_N - won_N) * loss(*a[::-1], *b[::-1], beta=space.beta)
         return (right_N + wrong_N).sum() / count
 
-    return space.divergence(space.logps(fitted(mean, space.reference)))
+    return space.divergence(space.logps(least(mean, space.reference, ROUGHLY)))
 
 
 def at_optimum(kl_W: list[float]) -> Measure:

@@ -1,7 +1,5 @@
 """Functions of one's own for every stage, what is refused of them, and which rows are asked for."""
 
-import importlib.util
-
 import pytest
 import torch
 from torch import Tensor
@@ -110,19 +108,13 @@ def test_the_table_keeps_to_its_columns(
 
 # --- TRL ------------------------------------------------------------------------------------------
 
-needs_trl = pytest.mark.skipif(
-    importlib.util.find_spec("trl") is None, reason="TRL is not installed (extra bench)"
-)
 
-
-@needs_trl
 def test_trl_keeps_to_formulas_and_to_the_optimum() -> None:
     rows = [found(c) for c in PEERS["trl"](quick=True) if c.number in ("L0", "L1")]
     assert len(rows) == 12
     assert [row.check.algorithm for row in rows if not row.passed] == []
 
 
-@needs_trl
 def test_what_is_left_out_of_trl_is_the_mean_alone() -> None:
     """The mean of what it gives is what it gives as a mean."""
     rows = list(draw("pairs of TRL", 4, 5))
