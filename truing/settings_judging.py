@@ -59,8 +59,8 @@ class SampleConfig(PromptsTopic, SamplingTopic, ModelTopic, CommandTopic):
     num_generations: int = Field(1, ge=1, description="Completions per prompt.")
 
 
-class CompareConfig(EnsembleTopic, LoadTopic, CommandTopic):
-    """Compare: turn samples into comparisons by asking a reward"""
+class SamplesTopic(Topic):
+    """Samples: what is judged, and by whom"""
 
     samples: str = Field(
         description="File that `truing sample` wrote, with two or more per prompt."
@@ -70,6 +70,11 @@ class CompareConfig(EnsembleTopic, LoadTopic, CommandTopic):
         description="Who judges, one or several: the folder of a reward run, the name of a rule, "
         "or module:function, called with lists of prompts and completions.",
     )
+
+
+class CompareConfig(SamplesTopic, EnsembleTopic, LoadTopic, CommandTopic):
+    """Compare: turn samples into comparisons by asking a reward"""
+
     output_file: str = Field(
         description="File to write: jsonl rows of prompt, chosen, rejected and their provenance."
     )
@@ -100,17 +105,9 @@ class CompareConfig(EnsembleTopic, LoadTopic, CommandTopic):
         return self
 
 
-class BestConfig(EnsembleTopic, LoadTopic, CommandTopic):
+class BestConfig(SamplesTopic, EnsembleTopic, LoadTopic, CommandTopic):
     """Best: keep the best of each prompt's samples by a reward, to be imitated"""
 
-    samples: str = Field(
-        description="File that `truing sample` wrote, with two or more per prompt."
-    )
-    reward: Annotated[list[str], BeforeValidator(as_list)] = Field(
-        min_length=1,
-        description="Who judges, one or several: the folder of a reward run, the name of a rule, "
-        "or module:function, called with lists of prompts and completions.",
-    )
     output_file: str = Field(
         description="File to write: jsonl rows of prompt, completion and their provenance."
     )
