@@ -6,7 +6,7 @@ never learns which algorithm it runs.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -54,6 +54,15 @@ class Measured(Protocol):
     def measured(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         """What this micro-batch adds to each total, besides its counts, by the model as it stands
         before the step. Called without gradients and dropout."""
+        ...
+
+
+@runtime_checkable
+class Related(Protocol):
+    """An objective whose rows may share what they read."""
+
+    def family(self, row: Any) -> Hashable:
+        """Rows of one family stand together in micro-batches: answers to one prompt, for one."""
         ...
 
 
@@ -306,8 +315,14 @@ def _synchronised(accelerator: Accelerator, wrapped: nn.Module, last: bool) -> A
 
 
 def micro_batches(rows: Sequence[Any], objective: Objective[Any], size: int) -> list[Batch]:
-    """One rank's rows of a step in micro-batches; like lengths together, so less is filling."""
+    """One rank's rows of a step in micro-batches; like lengths together, so less is filling, and
+    families before that."""
     ordered = sorted(rows, key=objective.length, reverse=True)
+    if isinstance(objective, Related):
+        families: dict[Hashable, list[Any]] = {}
+        for row in ordered:
+            families.setdefault(objective.family(row), []).append(row)
+        ordered = [row for family in families.values() for row in family]
     parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     return [replace(objective.collate(part), rows=part) for part in parts]
 
