@@ -120,6 +120,7 @@ class Online:
         while self.step < self.total:
             self.step += 1
             self.collector.seconds = {}
+            self.read()  # what was read for looks and evaluation in between
             episodes, sampled = self.rollout(order, each)
             if self.step == 1:
                 check_endings(episodes, config)

@@ -16,7 +16,7 @@ from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import sft
 from truing.stages.learner import Diverged
-from truing.stages.objective import Reinforcement
+from truing.stages.objective import Foresight
 from truing.stages.rollout import Collector
 from truing.stages.sft import Imitation
 
@@ -91,13 +91,13 @@ def test_a_gradient_that_is_not_finite_is_named(
 def test_the_term_that_is_not_finite_is_named(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = Reinforcement.loss
+    loss = Foresight.loss
 
     def broken(self: Any, model: Any, batch: Any, totals: Any) -> Any:
         batch.extra["return_T"][:] = float("inf")
         return loss(self, model, batch, totals)
 
-    monkeypatch.setattr(Reinforcement, "loss", broken)
+    monkeypatch.setattr(Foresight, "loss", broken)
     asked = make("ppo")
     with pytest.raises(Diverged, match=r"\(loss/value_avg\)"):
         ran(asked)

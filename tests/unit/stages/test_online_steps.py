@@ -148,8 +148,8 @@ def test_so_many_pretraining_rows_come_with_each_episode(
 
     monkeypatch.setattr(play.learner, "learn", spied)
     next(play.steps())
-    # Sixteen episodes in two parts, four times over.
-    assert seen == [[8 * ratio, 8]] * 8
+    # Sixteen episodes in two parts, four times over; the critic's pass and the policy's.
+    assert seen == [[8 * ratio, 8, 8]] * 8
 
 
 def test_an_entropy_bonus_keeps_the_policy_open(make: Make, tmp_path: Path) -> None:
@@ -240,9 +240,13 @@ def test_the_loss_by_hand(make: Make) -> None:
     values, returns = torch.tensor([[0.5, 0], [0.0, 2]])
     lesson = Lesson(tokens, old_T, old_T, torch.tensor([2.0, -1.0]), values, returns)
     batch = play.objective.collate([lesson])
-    assert play.objective.counts(batch) == {"tokens": 2, "responses": 1}
     totals = {"tokens": torch.tensor(8.0), "responses": torch.tensor(8.0)}
-    loss, stats = play.objective.loss(cast.actor, batch, totals)
+    loss, stats = torch.zeros(()), dict[str, Any]()
+    assert play.critic
+    for part in (play.critic, play.objective):
+        assert part.counts(batch) == {"tokens": 2, "responses": 1}
+        own_loss, own_stats = part.loss(cast.actor, batch, totals)
+        loss, stats = loss + own_loss, stats | own_stats
     # Surrogate: -1.2 * 2 (clipped) and 1. Values are 0 (a new head): where it was 0.5, and the
     # return is 0, the clip holds it at 0.4, and 0.16 is more than 0; where it was 0, for 2: 4.
     entropy = float(own.entropy[0].sum())
