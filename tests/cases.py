@@ -13,7 +13,7 @@ import torch
 from tests.conftest import tiny_folder
 from tests.online import FREE, KINDS, cast_of
 from truing.config import check
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.keys import generator
 from truing.models.heads import load_reward_model, of_kind
 from truing.models.loading import Loading

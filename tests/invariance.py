@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tests.cases import CASES, COUNT
-from truing.data.batch import Layout
+from truing.data.layout import Layout
 from truing.settings import OptimTopic
 from truing.stages.learner import Batch, Learner, Measured
 

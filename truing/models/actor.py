@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from truing.algorithms.tokens import entropy, token_logp
-from truing.data.batch import Layout, Tokens, padded
+from truing.data.layout import Layout, Tokens, padded
 from truing.models.heads import ValueModel
 from truing.models.model import Model, Policy
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from truing.algorithms.tokens import token_logp
-from truing.data.batch import SHARERS, Layout, Tokens, padded, shared
+from truing.data.layout import SHARERS, Layout, Tokens, padded, shared
 from truing.models import precision
 from truing.models.loading import (
     Loading,

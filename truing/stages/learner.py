@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from truing import console
-from truing.data.batch import Layout, Tokens
+from truing.data.layout import Layout, Tokens
 from truing.keys import generator
 from truing.models import precision
 from truing.models.actor import ActorCritic

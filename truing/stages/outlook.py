@@ -10,8 +10,9 @@ from rich.markup import escape
 from torch import Tensor
 
 from truing import console
-from truing.data.batch import Encoder, Tokens, padded
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, padded
 from truing.data.profile import Figures, lines, profile, spread
 from truing.models.actor import ActorCritic
 from truing.models.heads import ValueModel

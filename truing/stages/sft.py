@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from truing.algorithms.tokens import reduce_mean
-from truing.data.batch import Encoder, Tokens, packed, padded
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, packed, padded
 from truing.data.schema import Demonstration, unfinished
 from truing.models.loading import Loading
 from truing.models.model import load_policy, logp

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import tiny_folder
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.generation import local
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.generation.local import GrowingLayer, LocalEngine, choose

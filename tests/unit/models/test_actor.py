@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from truing.data.batch import Tokens, packed, padded
+from truing.data.layout import Tokens, packed, padded
 from truing.models import model as models
 from truing.models.actor import ActorCritic, shared_head
 from truing.models.heads import load_value_model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import tiny_folder
-from truing.data.batch import Layout, Tokens, packed, padded, shared
+from truing.data.layout import Layout, Tokens, packed, padded, shared
 from truing.keys import generator
 from truing.models import model as module
 from truing.models.loading import Loading

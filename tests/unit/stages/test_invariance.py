@@ -9,7 +9,7 @@ import pytest
 
 from tests.cases import CASES, COUNT, EOS, MIXED, PAD, home
 from tests.invariance import Layouts, Stage, double, moved
-from truing.data.batch import padded
+from truing.data.layout import padded
 
 TOLERANCE = 1e-9
 # Ways to cut a step of eight rows: micro-batches of so many, in this order of the rows. 8, 4, 2

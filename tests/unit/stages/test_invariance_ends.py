@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.cases import EOS, home
 from tests.invariance import double, exact, moved
 from tests.online import played
-from truing.data.batch import Layout, Tokens, packed, padded, shared
+from truing.data.layout import Layout, Tokens, packed, padded, shared
 from truing.generation import local
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.models.heads import load_reward_model
