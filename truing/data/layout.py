@@ -47,7 +47,7 @@ class Layout:
     target_BT: Tensor
     mask_BT: Tensor
     last_B2: Tensor
-    kind: Literal["padded", "packed", "shared"] = "padded"
+    kind: Literal["padded", "packed", "shared", "flat"] = "padded"
 
     def to(self, device: torch.device | str) -> "Layout":
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -58,10 +58,15 @@ class Layout:
         """Number of scored tokens."""
         return int(self.mask_BT.sum())
 
+    @property
+    def tokens(self) -> int:
+        """Number of cells that hold a token."""
+        return int((self.documents_RC >= 0).sum())
+
 
 def padded(sequences: Sequence[Tokens], *, score_prompt: bool = False, fill: int = 0) -> Layout:
     """One sequence a row, filled on the right. Causal attention never looks at the filling."""
-    return _place(sequences, [[i] for i in range(len(sequences))], score_prompt, fill)
+    return _place(sequences, [[[i]] for i in range(len(sequences))], "padded", score_prompt, fill)
 
 
 def packed(
@@ -72,7 +77,7 @@ def packed(
     Positions restart with each sequence, and attention stays within it: transformers derives the
     block-diagonal mask from the restarts. Raises ValueError for a sequence longer than a row.
     """
-    rows: list[list[int]] = []
+    rows: list[list[list[int]]] = []
     room: list[int] = []
     for i in sorted(range(len(sequences)), key=lambda i: -sequences[i].length):
         length = sequences[i].length
@@ -83,9 +88,9 @@ def packed(
             rows.append([])
             room.append(capacity)
             fits = len(rows) - 1
-        rows[fits].append(i)
+        rows[fits].append([i])
         room[fits] -= length
-    return _place(sequences, rows, score_prompt, fill)
+    return _place(sequences, rows, "packed", score_prompt, fill)
 
 
 def shared(sequences: Sequence[Tokens], *, fill: int = 0) -> Layout:
@@ -93,55 +98,75 @@ def shared(sequences: Sequence[Tokens], *, fill: int = 0) -> Layout:
 
     The model needs a mask then: see `truing.models.model.Model.place`.
     """
-    rows: list[list[int]] = []
+    rows = [[document] for document in _documents(sequences, SHARERS)]
+    return _place(sequences, rows, "shared", False, fill)
+
+
+def flat(sequences: Sequence[Tokens], *, score_prompt: bool = False, fill: int = 0) -> Layout:
+    """All sequences in one row, without filling; the prompt of neighbours that have the same one
+    stands there once, unless it is scored.
+
+    For models that read spans (`truing.models.attention`); others need a mask of the whole row.
+    """
+    documents = _documents(sequences, 1 if score_prompt else len(sequences))
+    return _place(sequences, [documents], "flat", score_prompt, fill)
+
+
+def _documents(sequences: Sequence[Tokens], most: int) -> list[list[int]]:
+    """Sequences by number, neighbours with the same prompt together, ``most`` of them at most."""
+    found: list[list[int]] = []
     for i, tokens in enumerate(sequences):
-        room = rows and len(rows[-1]) < SHARERS
-        if room and tokens.prompt and tokens.prompt == sequences[rows[-1][0]].prompt:
-            rows[-1].append(i)
+        room = found and len(found[-1]) < most
+        if room and tokens.prompt and tokens.prompt == sequences[found[-1][0]].prompt:
+            found[-1].append(i)
         else:
-            rows.append([i])
-    return _place(sequences, rows, False, fill, share=True)
+            found.append([i])
+    return found
 
 
 def _place(
     sequences: Sequence[Tokens],
-    rows: list[list[int]],
+    rows: list[list[list[int]]],
+    kind: Literal["padded", "packed", "shared", "flat"],
     score_prompt: bool,
     fill: int,
-    *,
-    share: bool = False,
 ) -> Layout:
+    """``rows``: of each its documents, of each its sequences, which share a prompt."""
     if any(s.length == 0 for s in sequences):
         raise ValueError("a sequence of no tokens cannot be placed")
-    # A prompt in front of a response: once in a shared row, else always.
-    opened = {i: not share or i == row[0] for row in rows for i in row}
-    sizes = [s.length if opened[i] else len(s.response) for i, s in enumerate(sequences)]
-    width = max(sum(sizes[i] for i in row) for row in rows)
+    # A prompt stands in front of the first response of a document.
+    opened = {document[0] for row in rows for document in row}
+    sizes = [s.length if i in opened else len(s.response) for i, s in enumerate(sequences)]
+    width = max(sum(sizes[i] for document in row for i in document) for row in rows)
     cells = torch.zeros(4, len(rows), width, dtype=torch.long)
     cells[0], cells[2] = fill, -1
-    alone = all(len(row) == 1 for row in rows)
+    alone = all(len(row) == len(row[0]) == 1 for row in rows)
     # Of each sequence the scored ids, and the cells in front of them, which predict them.
     scored: dict[int, tuple[int, list[int], list[int]]] = {}
     last = torch.zeros(len(sequences), 2, dtype=torch.long)
     for r, row in enumerate(rows):
         c = 0
-        for order, i in enumerate(row):
-            (prompt, response), n = sequences[i], sizes[i]
-            ids, begin = [*prompt, *response], sequences[i].length - n
-            cells[:, r, c : c + n] = torch.tensor(
-                [
-                    ids[begin:],
-                    list(range(begin, begin + n)),
-                    [row[0] if share else i] * n,
-                    [(1 + order * share) * (t >= len(prompt)) for t in range(begin, begin + n)],
-                ]
-            )
-            # The first token of a document has nothing that predicts it.
-            first = max(1, 0 if score_prompt else len(prompt))
-            before = [t - 1 if t - 1 < begin else c + t - 1 - begin for t in range(first, len(ids))]
-            scored[i] = (r, before, ids[first:])
-            last[i] = torch.tensor([r, c + n - 1])
-            c += n
+        for document in row:
+            top = c
+            for order, i in enumerate(document):
+                (prompt, response), n = sequences[i], sizes[i]
+                ids, begin = [*prompt, *response], sequences[i].length - n
+                cells[:, r, c : c + n] = torch.tensor(
+                    [
+                        ids[begin:],
+                        list(range(begin, begin + n)),
+                        [document[0]] * n,
+                        [(1 + order) * (t >= len(prompt)) for t in range(begin, begin + n)],
+                    ]
+                )
+                # The first token of a document has nothing that predicts it.
+                first = max(1, 0 if score_prompt else len(prompt))
+                # Of a shared prompt the last token does; it stands at the document's top.
+                start = c - begin
+                before = [t + (top if t < begin else start) for t in range(first - 1, len(ids) - 1)]
+                scored[i] = (r, before, ids[first:])
+                last[i] = torch.tensor([r, c + n - 1])
+                c += n
         # Filled cells continue the count where each sequence has a row: no mask is needed then.
         # Else each is a document of its own, at position 0, which no context is too short for.
         cells[1, r, c:] = torch.arange(c, width) if alone else 0
@@ -153,4 +178,4 @@ def _place(
     row_BT, column_BT, target_BT, mask_BT = grid
     ids, positions, documents, segments = cells
     places = (ids, positions, documents, segments, row_BT, column_BT, target_BT, mask_BT.bool())
-    return Layout(*places, last, "padded" if alone else "shared" if share else "packed")
+    return Layout(*places, last, "padded" if alone else kind)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from truing import console
-from truing.data.layout import Layout, Tokens
+from truing.data.layout import Layout
 from truing.keys import generator
 from truing.models import precision
 from truing.models.actor import ActorCritic
@@ -28,7 +28,7 @@ from truing.settings import OptimTopic
 TRIM = 10
 Row = TypeVar("Row", contravariant=True)
 # How an objective's responses become a layout: `Model.place`, for one.
-Place = Callable[[Sequence[Tokens]], Layout]
+Place = Callable[..., Layout]
 # A metric on its way: its sum and the count it is a mean over. Ranks and steps just add up.
 Sums = dict[str, tuple[Tensor, Tensor]]
 

@@ -15,8 +15,9 @@ from truing.data.formats import Dataset
 from truing.data.layout import Tokens, padded
 from truing.data.profile import Figures, lines, profile, spread
 from truing.models.actor import ActorCritic
+from truing.models.head import CHUNK
 from truing.models.heads import ValueModel
-from truing.models.model import CHUNK, Model
+from truing.models.model import Model
 from truing.settings import TrainingConfig
 from truing.stages.trainer import total_rows, total_steps
 
