@@ -92,7 +92,7 @@ def case(
 
 def imitation(**options: Any) -> Case:
     config = SftConfig(**NAMED | options)
-    return case(load_policy, lambda _: Imitation(config), lambda _: drawn(COUNT))
+    return case(load_policy, lambda model: Imitation(config, model.place), lambda _: drawn(COUNT))
 
 
 def rankings(_: Any) -> list[Ranked]:
@@ -234,7 +234,6 @@ def episodes(actor: Any, cast: Any, config: Any) -> list[Episode]:
 
 CASES: dict[str, Case] = {
     "sft": imitation(),
-    "sft packed": imitation(packing=True),
     "sft whole": imitation(completion_only_loss=False),
     **{f"reward {loss}": rewarding(loss) for loss in scoring.RECIPES},
     "reward process": solving(),

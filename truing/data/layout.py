@@ -36,6 +36,7 @@ class Layout:
     responses to a shared prompt count on, and a token sees its prompt and its own response.
     row, column, target, mask (B, T): for the t-th scored token of sequence b, the cell whose hidden
     state predicts it, its id, and whether it exists. last (B, 2): each sequence's final cell.
+    saved: tokens of prompts that need not stand there again.
     """
 
     ids_RC: Tensor
@@ -48,6 +49,7 @@ class Layout:
     mask_BT: Tensor
     last_B2: Tensor
     kind: Literal["padded", "packed", "shared", "flat"] = "padded"
+    saved: int = 0
 
     def to(self, device: torch.device | str) -> "Layout":
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -62,6 +64,11 @@ class Layout:
     def tokens(self) -> int:
         """Number of cells that hold a token."""
         return int((self.documents_RC >= 0).sum())
+
+    @property
+    def cells(self) -> int:
+        """Number of all cells."""
+        return self.ids_RC.numel()
 
 
 def padded(sequences: Sequence[Tokens], *, score_prompt: bool = False, fill: int = 0) -> Layout:
@@ -178,4 +185,5 @@ def _place(
     row_BT, column_BT, target_BT, mask_BT = grid
     ids, positions, documents, segments = cells
     places = (ids, positions, documents, segments, row_BT, column_BT, target_BT, mask_BT.bool())
-    return Layout(*places, last, "padded" if alone else kind)
+    saved = sum(tokens.length for tokens in sequences) - sum(sizes)
+    return Layout(*places, last, "padded" if alone else kind, saved)

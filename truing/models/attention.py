@@ -25,7 +25,7 @@ FOREIGN = ("softcap", "position_bias", "s_aux", "sliding_window")
 
 
 def spans(documents_RC: Tensor, segments_RC: Tensor, more: int = 0) -> Tensor:
-    """The table (1, 1, S, 4) of the rows of a layout, one behind the other, and of ``more`` filling.
+    """The table (1, 1, S, 4) of a layout's rows, one behind the other, and of ``more`` filling.
 
     documents, segments (R, C): as of `truing.data.layout.Layout`.
     """
@@ -60,7 +60,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention by the name of sdpa: where the mask is a table of `spans`, by spans.
 
-    query, key, value (1, H, N, D); result (1, N, H, D). Raises RuntimeError for what no span can do.
+    query, key, value (1, H, N, D); result (1, N, H, D). RuntimeError for what spans cannot do.
     """
     if attention_mask is None or attention_mask.dtype != torch.long:
         options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, **more}

@@ -19,6 +19,7 @@ from truing.models.head import CHUNK
 from truing.models.heads import ValueModel
 from truing.models.model import Model
 from truing.settings import TrainingConfig
+from truing.stages.budget import too_long
 from truing.stages.trainer import total_rows, total_steps
 
 # Tokens of the sequence in which activations are counted.
@@ -92,6 +93,8 @@ def outlook(
     at_once = min(at_once, at_once * config.gradient_accumulation_steps // parts)
     rows = sorted(zip(lengths, scored, strict=True))[-at_once:]
     tokens, targets = (sum(column) for column in zip(*rows, strict=True))
+    if config.tokens_per_batch is not None:
+        tokens, targets = (min(n, config.tokens_per_batch) for n in (tokens, targets))
     size = next(model.parameters()).element_size()
     memory = weights | {role: n * size for role, n in others.items()}
     memory["gradients and AdamW"] = 3 * sum(p.numel() * p.element_size() for p in learnt)
@@ -161,6 +164,10 @@ def announce(
             f"no row of {rows.name} can be used ({encode.told}): raise max_length, as far as the "
             "model's context goes, or shorten the prompts"
         )
+    budget = config.tokens_per_batch
+    if budget is not None and max(lengths) > budget:
+        longest = lengths.index(max(lengths))
+        raise too_long(lengths[longest], budget, f"row {longest + 1} of those used of {rows.name}")
     if any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
         console.say(
             "[yellow]weights in bfloat16 are trained, whose eight bits lose small updates: set "
