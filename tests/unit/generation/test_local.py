@@ -12,9 +12,11 @@ from torch import Tensor
 
 from tests.conftest import tiny_folder
 from truing.data.batch import Tokens, padded
-from truing.generation import local
+from truing.generation import stock
 from truing.generation.engine import Request, Sampling, Trajectory
-from truing.generation.local import GrowingLayer, LocalEngine, choose
+from truing.generation.draw import choose
+from truing.generation.local import LocalEngine
+from truing.generation.stock import GrowingLayer
 from truing.keys import generator, uniforms
 from truing.models.checkpoint import add_lora
 from truing.models.model import Policy, load_policy, logp
@@ -46,7 +48,7 @@ def test_the_log_probs_are_those_of_the_trainer(policy: Policy, temperature: flo
     done = LocalEngine(policy).generate(REQUESTS, sampling)
     agree(policy, done, temperature)
     assert len({len(t.response_ids) for t in done}) > 2  # rows ended and left at different steps
-    assert max(len(t.response_ids) for t in done) > local.BLOCK  # the cache had to grow
+    assert max(len(t.response_ids) for t in done) > stock.BLOCK  # the cache had to grow
     # Bite: another temperature is told from this one.
     with pytest.raises(AssertionError):
         agree(policy, done, temperature + 0.01)
