@@ -2,18 +2,10 @@
 
 A response's token looks at its prompt, whose keys lie in one place for all responses to it, and at
 the response so far. The scores of both stand side by side before the softmax, so the result is that
-of one sequence. In torch for any device and number format; on a CPU in float32 by `attend.c`, where
-there is a compiler.
+of one sequence. In torch for any device and number format, and by `kernels.c` where that can run.
 """
 
-import ctypes
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,9 +13,6 @@ from torch.nn import functional as F
 
 from truing.generation.cache import Slots
 from truing.generation.llama import Llama
-
-SOURCE = Path(__file__).with_name("attend.c")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 
 
 class Reading:
@@ -110,12 +99,11 @@ class Writing:
 
 
 class Kernel:
-    """The same by `attend.c`."""
+    """The same by `kernels.c`, which needs neither masks nor filling."""
 
     def __init__(self, model: Llama, slots: Slots, turn: tuple[Tensor, Tensor]) -> None:
-        library = compiled(model.dim)
-        assert library is not None
-        self.function, self.model, self.slots = library.attend, model, slots
+        assert model.kernels is not None
+        self.kernels, self.model, self.slots = model.kernels, model, slots
         count = len(slots)
         prompt = slots.prompt[:count]
         at = slots.length[:count] + slots.width[prompt]
@@ -125,40 +113,15 @@ class Kernel:
         room, width = slots.own.shape[-2], slots.prompts.shape[-2]
         threads = min(torch.get_num_threads(), count)
         self.spare = slots.own.new_empty(threads, room + width)
-        sizes = (count, model.heads, model.groups, room, width, room + width, threads)
-        self.sizes = [ctypes.c_int64(size) for size in sizes]
-        self.book = _addresses(self.order, slots.length, slots.prompt, slots.width, self.spare)
+        self.sizes = (count, model.heads, model.groups, room, width, room + width, threads)
 
     def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
-        assert qkv_NHD.is_contiguous()
-        kept = (*self.slots.own[layer], *self.slots.prompts[layer])
-        tensors = _addresses(self.out, qkv_NHD, self.cos, self.sin, *kept)
-        self.function(*tensors, *self.book, *self.sizes)
+        slots = self.slots
+        kept = (*slots.own[layer], *slots.prompts[layer])
+        book = (self.order, slots.length, slots.prompt, slots.width, self.spare)
+        tensors = (self.out, qkv_NHD, self.cos, self.sin, *kept, *book)
+        self.kernels.attend(*tensors, *self.sizes)
         return self.out
-
-
-def _addresses(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-
-
-def writing(model: Llama, slots: Slots) -> Callable[..., Writing | Kernel]:
-    """The quickest way to attend that there is for this cache."""
-    plain = slots.own.device.type == "cpu" and slots.own.dtype == torch.float32
-    return Kernel if plain and compiled(model.dim) is not None else Writing
-
-
-@cache
-def compiled(dim: int) -> Any:
-    """`attend.c` for heads of ``dim``, built for this CPU; None where nothing can build it."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "attend.so"
-        command = [compiler, *FLAGS, f"-DDIM={dim}", "-shared", str(SOURCE), "-o", str(target)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            return None
-        return ctypes.CDLL(str(target))
 
 
 def rotated(x_NHD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from truing.generation.attention import Reading, writing
+from truing.generation.attention import Kernel, Reading, Writing
 from truing.generation.cache import Slots
 from truing.generation.draw import choose
 from truing.generation.engine import Counts, Sampling
@@ -25,7 +25,7 @@ class Continuous:
     def __init__(self, policy: Policy, model: Llama, slots: Slots, counts: Counts) -> None:
         self.policy, self.model, self.slots, self.counts = policy, model, slots, counts
         self.turn = model.rotations(slots.own.shape[-2] + slots.prompts.shape[-2])
-        self.writing = writing(model, slots)
+        self.writing = Writing if model.kernels is None else Kernel
 
     def answer(
         self, responses: Sequence[Response], sampling: Sampling, stops: Collection[int]

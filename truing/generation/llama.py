@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from truing.generation.kernels import Kernels, compiled
+
 # Models by transformers' names for them, and the ways to rotate that depend on the position alone.
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 ROTATIONS = ("default", "linear", "llama3", "yarn")
@@ -36,7 +38,7 @@ class Block(NamedTuple):
     out: Callable[[Tensor], Tensor]
     between: Callable[[Tensor], Tensor]
     gate_up: Callable[[Tensor], Tensor]
-    act: Callable[[Tensor], Tensor]
+    gate: Callable[[Tensor], Tensor]
     down: Callable[[Tensor], Tensor]
 
 
@@ -50,21 +52,23 @@ class Llama:
         self.dim, self.layers = attention.head_dim, config.num_hidden_layers
         self.scale = attention.scaling
         self.body = body
+        plain = body.device.type == "cpu" and body.dtype == torch.float32
+        self.kernels: Kernels | None = compiled(self.dim) if plain else None
         size = sum(p.numel() * p.element_size() for p in body.layers.parameters())
         join = joined if size <= JOINED else side_by_side
         self.blocks = [self._block(layer, join) for layer in body.layers]
-        self.norm = _norm(body.norm)
+        self.norm = self._norm(body.norm)
 
     def _block(self, layer: Any, join: "Join") -> Block:
         attention, mlp = layer.self_attn, layer.mlp
         return Block(
-            before=_norm(layer.input_layernorm),
+            before=self._norm(layer.input_layernorm),
             qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
             turned=self._head_norms(attention),
             out=join([attention.o_proj]),
-            between=_norm(layer.post_attention_layernorm),
+            between=self._norm(layer.post_attention_layernorm),
             gate_up=join([mlp.gate_proj, mlp.up_proj]),
-            act=mlp.act_fn,
+            gate=self._gate(mlp.act_fn),
             down=join([mlp.down_proj]),
         )
 
@@ -72,7 +76,7 @@ class Llama:
         """Qwen3 norms each head's query and key."""
         if not hasattr(attention, "q_norm"):
             return lambda qkv_NHD: qkv_NHD
-        q_norm, k_norm = _norm(attention.q_norm), _norm(attention.k_norm)
+        q_norm, k_norm = self._norm(attention.q_norm), self._norm(attention.k_norm)
         sizes = [self.heads, self.groups, self.groups]
 
         def normed(qkv_NHD: Tensor) -> Tensor:
@@ -81,14 +85,34 @@ class Llama:
 
         return normed
 
+    def _norm(self, module: Any) -> Callable[[Tensor], Tensor]:
+        """A root-mean-square norm; in float32 as one call. The family norms in float32 always, so
+        in other formats its own way of rounding is kept."""
+        weight, epsilon, kernels = module.weight, module.variance_epsilon, self.kernels
+        if weight.dtype != torch.float32:
+            return module
+        if kernels is None:
+            return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
+        return lambda x: kernels.norm(x, weight, epsilon)
+
+    def _gate(self, act: Any) -> Callable[[Tensor], Tensor]:
+        """Gate and up in a row -> act(gate) * up."""
+        if self.kernels is not None and self.body.config.hidden_act == "silu":
+            return self.kernels.gate
+
+        def gated(x: Tensor) -> Tensor:
+            gate, up = x.chunk(2, -1)
+            return act(gate) * up
+
+        return gated
+
     def hidden(self, ids_N: Tensor, attention: Attention) -> Tensor:
         """Final hidden states (N, hidden) of N tokens."""
         x = self.body.embed_tokens(ids_N)
         for i, block in enumerate(self.blocks):
             qkv_NHD = block.qkv(block.before(x)).view(len(x), -1, self.dim)
             x = x + block.out(attention(i, block.turned(qkv_NHD)))
-            gate, up = block.gate_up(block.between(x)).chunk(2, -1)
-            x = x + block.down(block.act(gate) * up)
+            x = x + block.down(block.gate(block.gate_up(block.between(x))))
         return self.norm(x)
 
     def rotations(self, length: int) -> tuple[Tensor, Tensor]:
@@ -146,12 +170,3 @@ def _weight(module: Any) -> Tensor | None:
         return base.weight
     deltas = [module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A]
     return base.weight + sum(deltas) if deltas else base.weight
-
-
-def _norm(module: Any) -> Callable[[Tensor], Tensor]:
-    """A root-mean-square norm; in float32 as one call. The family norms in float32 always, so
-    in other formats its own way of rounding is kept."""
-    weight, epsilon = module.weight, module.variance_epsilon
-    if weight.dtype != torch.float32:
-        return module
-    return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)

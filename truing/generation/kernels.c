@@ -1,8 +1,6 @@
-/* One decode step of attention on a CPU, float32: rotate, remember, attend.
- *
- * A row of the batch has keys in two places: its prompt's, kept once for all rows that answer it,
- * and its own. Rows come in the order of their prompts, so a shared prompt stays in the CPU's
- * nearest memory; nothing is padded, masked or copied. DIM, the size of a head, is a constant. */
+/* What lies between the matrix products of a decode step, on a CPU in float32, each as one call:
+ * the norm, the gate, and attention for one new token a row. DIM, the size of a head, is a
+ * constant. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,6 +14,33 @@ static inline float exponential(float x) {
               + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
     union { int32_t i; float f; } power = {((int32_t)k + 127) << 23};
     return p * power.f;
+}
+
+/* out = x / sqrt(mean(x^2) + epsilon) * weight, for each row of x (rows, width). */
+void norm(float *out, const float *x, const float *weight, double epsilon,
+          int64_t rows, int64_t width, int64_t threads) {
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *from = x + i * width;
+        float sum = 0;
+        #pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < width; j++) sum += from[j] * from[j];
+        const float scale = 1.0f / sqrtf(sum / width + (float)epsilon);
+        for (int64_t j = 0; j < width; j++) out[i * width + j] = from[j] * scale * weight[j];
+    }
+}
+
+/* out = silu(gate) * up, for each row of x: gate and up (rows, 2 * width). */
+void gate(float *out, const float *x, int64_t rows, int64_t width, int64_t threads) {
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *from = x + 2 * i * width;
+        for (int64_t j = 0; j < width; j++) {
+            const float e = exponential(-fabsf(from[j]));
+            const float open = (from[j] < 0 ? e : 1.0f) / (1.0f + e);
+            out[i * width + j] = from[j] * open * from[width + j];
+        }
+    }
 }
 
 static void rotate(float *to, const float *x, const float *cosine, const float *sine) {
@@ -47,7 +72,13 @@ static void mix(float *to, const float *weight, const float *values, int64_t cou
         for (int d = 0; d < DIM; d++) to[d] += weight[j] * values[d];
 }
 
-/* qkv (rows, heads + 2 groups, DIM), cosine and sine (rows, DIM), out (rows, heads, DIM);
+/* Rotate queries and keys, remember keys and values, look.
+ *
+ * A row has keys in two places: its prompt's, kept once for all rows that answer it, and its own.
+ * Rows come in the order of their prompts, so that a shared prompt stays in the CPU's nearest
+ * memory; nothing is padded, masked or copied.
+ *
+ * qkv (rows, heads + 2 groups, DIM), cosine and sine (rows, DIM), out (rows, heads, DIM);
  * own keys and values (rows, groups, room, DIM), the prompts' (prompts, groups, width, DIM).
  * spare: threads * longest numbers, longest being the most keys a row can have. */
 void attend(float *out, float *qkv, const float *cosine, const float *sine,
@@ -57,7 +88,7 @@ void attend(float *out, float *qkv, const float *cosine, const float *sine,
             int64_t groups, int64_t room, int64_t width, int64_t longest, int64_t threads) {
     const int64_t each = heads / groups;
     const float scale = 1.0f / sqrtf(DIM);
-    #pragma omp parallel for num_threads(threads) schedule(static)
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t part = 0; part < threads; part++)
     for (int64_t g = 0; g < groups; g++)
     for (int64_t i = part * rows / threads; i < (part + 1) * rows / threads; i++) {
