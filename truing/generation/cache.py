@@ -10,16 +10,19 @@ class Slots:
     own: (layers, 2, slots, groups, room, dim), keys and values. prompts: the same for as many
     prompts of ``width``. Slots in use, and prompts, are always the first ones: where one is freed,
     the last moves into it. length: tokens of each response in its slot. prompt: the row of its
-    prompt. width: tokens of each prompt; known: the prompts; ends: their last hidden states. On a
-    CPU, memory is taken from the system only as it is written to.
+    prompt. width: tokens of each prompt; known: the prompts; ends: their last hidden states. ``masked``:
+    whether who reads it sees beyond these lengths; if not, a CPU's memory is taken from the system
+    only as it is written to.
     """
 
     def __init__(
         self, like: Tensor, layers: int, groups: int, dim: int,
-        *, slots: int, prompts: int, room: int, width: int,
+        *, slots: int, prompts: int, room: int, width: int, masked: bool,
     ) -> None:  # fmt: skip
-        self.own = like.new_empty(layers, 2, slots, groups, room, dim)
-        self.prompts = like.new_empty(layers, 2, prompts, groups, width, dim)
+        # Zeros, for where a mask hides what was never written, nothing times NaN would be NaN.
+        make = like.new_zeros if masked else like.new_empty
+        self.own = make(layers, 2, slots, groups, room, dim)
+        self.prompts = make(layers, 2, prompts, groups, width, dim)
         self.length = torch.zeros(slots, dtype=torch.long)
         self.prompt = torch.zeros(slots, dtype=torch.long)
         self.width = torch.zeros(prompts, dtype=torch.long)

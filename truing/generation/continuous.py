@@ -32,6 +32,7 @@ class Continuous:
     ) -> None:
         """Fill the responses; those to one prompt stand side by side."""
         waiting, live = deque(responses), list[Response]()
+        self.counts.slots_refilled += max(0, len(responses) - self.slots.own.shape[2])
         hidden_SH = self.slots.own.new_empty(0, self.policy.core.config.hidden_size)
         while waiting or live:
             hidden_SH = torch.cat([hidden_SH, *self._admit(waiting, live)])
@@ -59,7 +60,6 @@ class Continuous:
         room = min(len(waiting), slots.own.shape[2] - len(live))
         if not room:
             return []
-        counts.slots_refilled += room if counts.steps and live else 0
         slots.forget(but=waiting[0].prompt)
         new = [waiting.popleft() for _ in range(room)]
         unread: list[int] = []
@@ -110,9 +110,7 @@ def agrees(policy: Policy, model: Llama) -> bool:
     vocabulary = policy.core.config.vocab_size
     ids = [i % vocabulary for i in range(1, 7)]
     like = policy.core.base_model.embed_tokens.weight
-    slots = Slots(
-        like, model.layers, model.groups, model.dim, slots=2, prompts=1, room=3, width=3
-    )  # fmt: skip
+    slots = model.slots(slots=2, prompts=1, room=3, width=3)
     trial = Continuous(policy, model, slots, Counts())
     trial.read([slots.learn(tuple(ids[:3]))])
     for _ in range(2):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from truing.generation.cache import Slots
 from truing.generation.kernels import Kernels, compiled
 
 # Models by transformers' names for them, and the ways to rotate that depend on the position alone.
@@ -114,6 +115,11 @@ class Llama:
             x = x + block.out(attention(i, block.turned(qkv_NHD)))
             x = x + block.down(block.gate(block.gate_up(block.between(x))))
         return self.norm(x)
+
+    def slots(self, **sizes: int) -> Slots:
+        """Empty slots for this model."""
+        like, masked = self.body.embed_tokens.weight, self.kernels is None
+        return Slots(like, self.layers, self.groups, self.dim, masked=masked, **sizes)
 
     def rotations(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines (length, dim) of all positions, by the model's own module."""

@@ -103,7 +103,7 @@ class LocalEngine:
 
     def _slots(self, model: Llama, responses: Sequence[Response]) -> Slots:
         """As many slots as are wanted and fit into memory."""
-        like = next(self.policy.core.base_model.parameters())
+        like = self.policy.core.base_model.embed_tokens.weight
         # A response's last token is never fed back.
         room = max(1, max(r.limit for r in responses) - 1)
         width = max(len(r.prompt) for r in responses)
@@ -117,8 +117,7 @@ class LocalEngine:
                 f"max_completion_length, or shorten the prompts, by a factor of {each / free:.2g}"
             )
         prompts = min(count, len({r.prompt for r in responses}))
-        shape = model.layers, model.groups, model.dim
-        return Slots(like, *shape, slots=count, prompts=prompts, room=room, width=width)
+        return model.slots(slots=count, prompts=prompts, room=room, width=width)
 
 
 def free_memory(device: torch.device) -> int:

@@ -135,10 +135,14 @@ class Stock:
 
 @contextmanager
 def _attending(policy: Policy) -> Iterator[None]:
-    """On a CPU, plain products inside: torch's fused attention is slow for a single query."""
+    """On a CPU, plain products inside: torch's fused attention is slow for a single query.
+
+    Not in float64, whose masked scores would overflow in their float32 softmax.
+    """
     config = policy.core.config
     before = config._attn_implementation
-    if policy.device.type == "cpu" and before == "sdpa":
+    double = policy.core.dtype == torch.float64
+    if policy.device.type == "cpu" and before == "sdpa" and not double:
         config._attn_implementation = "eager"
     try:
         yield
