@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.generation.engine import Request, Trajectory
 from truing.models.model import Policy, logp
 

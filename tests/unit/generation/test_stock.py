@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import tiny_folder
 from tests.sampling import REQUESTS, agree, greedy_of_transformers
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.generation import stock
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
