@@ -13,16 +13,12 @@ The caller keeps the counts and holds the race: it writes the lease only if the 
 """
 
 import math
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from statistics import median
 from typing import Literal, NamedTuple
 
-from numpy.typing import ArrayLike
-
 from truing.keys import uniform
-from truing.stats.ratings import mean
 
 Arm = Literal["active", "control", "gold", "retest", "screening"]
 Name = int | str
@@ -216,15 +212,16 @@ def arms(policy: Policy, annotator: Annotator) -> tuple[Arm, ...]:
     if verdict(policy, annotator) == "open":
         return ("screening",)
     key = annotator.name, annotator.answered
-    both: tuple[Arm, ...] = ("control", "active")
+    both: list[Arm] = ["control", "active"]
     if uniform(policy.seed, "control", *key) >= policy.control_share:
-        both = both[::-1]
-    none: Arm = "active" if policy.control_share == 1 else "control"
-    ordinary = both if 0 < policy.control_share < 1 else tuple(a for a in both if a != none)
+        both.reverse()
+    if policy.control_share in (0, 1):
+        # One arm has no items at all then.
+        both = both[:1]
     drawn = uniform(policy.seed, "arm", *key)
     if drawn < policy.retest_share:
-        return ("retest", *ordinary)
-    return ("gold", *ordinary) if drawn < policy.retest_share + policy.gold_share else ordinary
+        return ("retest", *both)
+    return ("gold", *both) if drawn < policy.retest_share + policy.gold_share else tuple(both)
 
 
 def decide(
@@ -297,8 +294,8 @@ def _fresh(
     domains: list[str | None] = [None]
     if policy.balanced and arm in ("active", "control"):
         # Equal loads in an order of the moment, or the first domain would get every first item.
-        draw = {d: uniform(policy.seed, "domain", *key, d) for d in loads}
-        domains = sorted(loads, key=lambda d: (loads[d], draw[d]))
+        ranks = ((load, uniform(policy.seed, "domain", *key, d), d) for d, load in loads.items())
+        domains = [domain for *_, domain in sorted(ranks)]
     for domain in domains:
         rows = (r for r in window(arm, domain) if domain is None or r.domain == domain)
         suited = (r for r in rows if suits(policy, annotator, arm, r))
@@ -322,7 +319,7 @@ def _best(policy: Policy, arm: Arm, rows: Sequence[Candidate], draw: float) -> C
     least = min(ranks)
     equal = [r for r, rank in zip(rows, ranks, strict=True) if rank == least]
     # In an order of their own: how the caller sorted equal rows changes nothing.
-    equal.sort(key=lambda r: str(r.item))
+    equal.sort(key=lambda r: repr(r.item))
     return equal[int(draw * len(equal))]
 
 
@@ -351,92 +348,3 @@ def feedback_due(policy: Policy, recent: Sequence[Past]) -> list[Name]:
     """
     old = recent[: max(len(recent) - policy.gold_delay, 0)]
     return [p.item for p in old if p.arm == "gold"]
-
-
-class Forecast(NamedTuple):
-    """``answers`` still to come, re-tests and gold included; ``days`` at the present pace, between
-    ``soonest`` and ``latest`` (inf where the pace may be nought); ``cost`` of them."""
-
-    answers: float
-    days: float
-    soonest: float
-    latest: float
-    cost: float
-
-
-def forecast(
-    policy: Policy,
-    open_slots: int,
-    per_day_D: ArrayLike,
-    *,
-    seconds: float = 0.0,
-    hourly: float = 0.0,
-    each: float = 0.0,
-    level: float = 0.95,
-) -> Forecast:
-    """When a campaign will be done, and what the rest of it will cost.
-
-    ``open_slots``: first passes still wanted, sum of overlap - judged over open items. Of all
-    answers the share ``1 - retest_share - gold_share`` fills a slot. ``per_day_D``: answers on each
-    of the last D >= 2 days (days off are 0); the interval of their mean (Student's t over days)
-    bounds the days left. cost = answers * (each + hourly * seconds / 3600), ``seconds`` the mean
-    active time of an answer, ``hourly`` and ``each`` in the campaign's money.
-    Raises ValueError for negative numbers and fewer than two days.
-    """
-    if min(open_slots, seconds, hourly, each) < 0:
-        told = f"open_slots {open_slots}, seconds {seconds}, hourly {hourly}, each {each}"
-        raise ValueError(f"{told} came: none can be negative")
-    answers = open_slots / (1 - policy.retest_share - policy.gold_share)
-    pace = mean(per_day_D, level=level)
-    days = [_ratio(answers, p) for p in (pace.value, pace.high, pace.low)]
-    return Forecast(answers, *days, answers * (each + hourly * seconds / 3600))
-
-
-def _ratio(answers: float, pace: float) -> float:
-    if answers == 0:
-        return 0.0
-    return answers / pace if pace > 0 else math.inf
-
-
-def nudge(
-    recent: Collection[Past],
-    *,
-    minutes: float = 50.0,
-    pause: float = 10.0,
-    late: int = 20,
-) -> Literal["", "long", "hasty"]:
-    """Whether to suggest a break, and why.
-
-    *long*: ``minutes`` of active time since the last pause of ``pause`` minutes between answers.
-    *hasty*: in the last ``late`` answers the median speed (tokens per active second) is twice that
-    of the answers before, and the share of re-tests that repeat the first answer is lower. Each
-    part needs ``late`` answers with a speed and a re-test, or it says nothing: speed alone may be
-    practice. A nudge is advice to a person, never a reason to drop an answer.
-    """
-    pasts = sorted(recent, key=lambda p: p.time)
-    session = 0.0
-    for i, past in enumerate(pasts):
-        # The gap is from one answer to the start of work on the next.
-        gap = past.time - past.active - pasts[i - 1].time if i else 0.0
-        session = past.active + (session if gap < pause * MINUTE else 0.0)
-    if session >= minutes * MINUTE:
-        return "long"
-    before, after = (_pace(p) for p in (pasts[:-late], pasts[-late:]))
-    if before and after and min(before.timed, after.timed) >= late:
-        if after.speed >= 2 * before.speed and after.agreed < before.agreed:
-            return "hasty"
-    return ""
-
-
-class _Pace(NamedTuple):
-    timed: int
-    speed: float
-    agreed: float
-
-
-def _pace(pasts: Sequence[Past]) -> _Pace | None:
-    speeds = [p.tokens / p.active for p in pasts if p.active > 0 and p.tokens > 0]
-    agreed = [p.agreed for p in pasts if p.agreed is not None]
-    if not speeds or not agreed:
-        return None
-    return _Pace(len(speeds), median(speeds), sum(agreed) / len(agreed))
