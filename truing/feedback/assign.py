@@ -187,10 +187,11 @@ def side_order(
 def live(policy: Policy, expires: float, now: float) -> bool:
     """Whether a lease still holds its slot.
 
-    A lease with more time left than a new one has was written before the clock was set back: it is
-    void, or it would hold its slot for as long as the clock was wrong.
+    A lease with twice the time left that a new one has was written before the clock was set back:
+    it is void, or it would hold its slot for as long as the clock was wrong. A small step back
+    voids nothing.
     """
-    return now < expires <= now + policy.lease_minutes * MINUTE
+    return now < expires <= now + 2 * policy.lease_minutes * MINUTE
 
 
 def verdict(policy: Policy, annotator: Annotator) -> Literal["open", "passed", "failed"]:

@@ -1,4 +1,4 @@
-"""How a campaign and its people are getting on: forecast of the end, and when to suggest a break."""
+"""How a campaign and its people get on: when it will end, and when somebody should rest."""
 
 import math
 from collections.abc import Collection, Sequence
