@@ -119,7 +119,8 @@ def side_bias(first_chosen_N: ArrayLike, *, level: float = 0.95) -> SideBias:
     ``first_chosen_N``: booleans, ties left out. Raises ValueError for none.
     """
     chosen_N = np.asarray(first_chosen_N, np.bool_)
-    told = exact(events := int(chosen_N.sum()), len(chosen_N), level=level)
+    events = int(chosen_N.sum())
+    told = exact(events, len(chosen_N), level=level)
     # The law is symmetric at one half, so the other tail is as large.
     tail = float(bdtr(min(events, told.n - events), told.n, 0.5))
     return SideBias(*told, p=min(2 * tail, 1.0))
@@ -133,7 +134,8 @@ def median(values_N: ArrayLike, *, level: float = 0.95) -> Interval:
     since the numbers are times. Source: Conover 1999, Practical Nonparametric Statistics, 3.2.
     """
     x_N = np.sort(np.asarray(values_N, np.float64))
-    n = len(x_N)
+    if not (n := len(x_N)):
+        raise ValueError("no numbers came: a median needs one at least")
     k = int((np.asarray(bdtr(np.arange(n // 2), n, 0.5)) <= (1 - level) / 2).sum())
     low, high = (x_N[k - 1], x_N[n - k]) if k else (0.0, np.inf)
     return Interval(float(np.median(x_N)), float(low), float(high), n)
