@@ -119,6 +119,8 @@ def side_bias(first_chosen_N: ArrayLike, *, level: float = 0.95) -> SideBias:
     ``first_chosen_N``: booleans, ties left out. Raises ValueError for none.
     """
     chosen_N = np.asarray(first_chosen_N, np.bool_)
+    if not len(chosen_N):
+        raise ValueError("no choices came: a share needs one clear choice at least")
     events = int(chosen_N.sum())
     told = exact(events, len(chosen_N), level=level)
     # The law is symmetric at one half, so the other tail is as large.

@@ -19,6 +19,7 @@ from truing.stats.agreement import (
     system_win_rate,
     to_adjudicate,
 )
+from truing.stats.ratings import rate
 
 # Items a to d twice each; e once, so that it is left out.
 ITEMS = list("aabbccdde")
@@ -243,6 +244,53 @@ def test_win_rate_of_a_system_over_another() -> None:
     assert many.high - many.low > 0.5 * (got.high - got.low)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_counting_one_by_one_gives_the_same(seed: int) -> None:
+    draw = generator(seed, "count")
+    rows = [(i, f"p{who}") for i in range(30) for who in draw.permutation(4)[: draw.integers(1, 5)]]
+    item, who = [i for i, _ in rows], [w for _, w in rows]
+    v = draw.integers(-2, 3, size=len(rows)).tolist()
+    of = {i: [x for x, j in zip(v, item, strict=True) if j == i] for i in item}
+    both = [abs(a - b) for values in of.values() for a, b in combinations(values, 2)]
+    assert percent_agreement(v, item).value == pytest.approx(both.count(0) / len(both), abs=1e-12)
+    for got in soft_labels(v, item):
+        wins = sum(1.0 if x < 0 else 0.5 if x == 0 else 0.0 for x in of[int(got.item)])
+        assert (got.first, got.n) == (
+            pytest.approx(wins / got.n, abs=1e-12),
+            len(of[int(got.item)]),
+        )
+    apart = {
+        i: np.mean([abs(a - b) for a, b in combinations(values, 2)])
+        for i, values in of.items()
+        if len(values) > 1
+    }
+    listed = to_adjudicate(v, item)
+    assert {d.item: d.distance for d in listed} == pytest.approx(
+        {i: d for i, d in apart.items() if d}
+    )
+    assert [d.distance for d in listed] == sorted((d.distance for d in listed), reverse=True)
+    for got in by_pair(v, item, who, resamples=100):
+        said = {w: {i: x for x, i, o in zip(v, item, who, strict=True) if o == w} for w in who}
+        a, b = said[str(got.first)], said[str(got.second)]
+        shared = a.keys() & b.keys()
+        assert got.percent.value == pytest.approx(np.mean([a[i] == b[i] for i in shared]))
+        assert got.percent.n == got.alpha.n == len(shared)
+    first = [draw.choice(["s", "t"]) for _ in rows]
+    second = ["t" if x == "s" else "s" for x in first]
+    score = [
+        0.5 - 0.5 * np.sign(x) * (1 if f == "s" else -1) for x, f in zip(v, first, strict=True)
+    ]
+    wanted = rate(score, item)
+    assert system_win_rate(v, first, second, item, a="s", b="t")[:4] == pytest.approx(wanted)
+
+
+def test_order_changes_nothing() -> None:
+    v, item = ratings(5)
+    order = generator(0, "order").permutation(len(v))
+    for call in (percent_agreement, soft_labels, to_adjudicate):
+        assert call(v[order], item[order]) == call(v, item)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -256,6 +304,8 @@ def test_win_rate_of_a_system_over_another() -> None:
         (lambda: alpha(SKEWED, ITEMS, level=1.0), "level 1.0 and 2000 resamples"),
         (lambda: alpha(SKEWED, ITEMS, resamples=10), "100 resamples are the least"),
         (lambda: percent_agreement([1, 2], [0, 1]), "none of 2 items was judged twice"),
+        (lambda: soft_labels([1, math.inf], [0, 0]), "1 of them not finite"),
+        (lambda: to_adjudicate([1, 2], [[0, 0]]), "one item per judgement"),
         (lambda: by_pair([1, 2], [0, 0], ["x", "x"]), "annotator x judged one item twice"),
         (lambda: system_win_rate([1], ["a"], ["c"], [0], a="a", b="b"), "none of 1 judgements"),
     ],
@@ -263,3 +313,34 @@ def test_win_rate_of_a_system_over_another() -> None:
 def test_bad_input_is_refused(call, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "alpha": {
+        "golden": test_golden_values,
+        "law": (
+            test_full_agreement_is_one_and_never_sure,
+            test_random_labels_agree_by_chance_alone,
+        ),
+        "library": (
+            test_alpha_is_fleiss_kappa_but_for_its_small_sample_correction,
+            test_equal_to_the_loop_and_blind_to_order_and_names,
+        ),
+    },
+    "percent_agreement": {"golden": test_golden_values},
+    "percent_agreement soft_labels to_adjudicate": {"law": test_order_changes_nothing},
+    "pairs": {
+        "golden law library": test_pairs_are_all_pairs_once,
+        "refusal": "whatever can be sorted is a name",
+    },
+    "by_pair": {"golden law": test_agreement_of_each_two},
+    "soft_labels to_adjudicate": {"golden": test_soft_labels_and_what_to_adjudicate},
+    "system_win_rate": {"golden law": test_win_rate_of_a_system_over_another},
+    "percent_agreement soft_labels to_adjudicate by_pair system_win_rate": {
+        "library": test_counting_one_by_one_gives_the_same,
+    },
+    "alpha percent_agreement soft_labels to_adjudicate by_pair system_win_rate": {
+        "refusal": test_bad_input_is_refused,
+    },
+}

@@ -123,6 +123,41 @@ def test_equals_are_seldom_flagged_and_order_and_names_change_nothing() -> None:
     assert [p.name for p in again] == [f"person {9 - p.name}" for p in panels[0]]
 
 
+def test_figures_equal_counting_one_by_one() -> None:
+    rows = equals(7, people=4, items=30)
+    columns = (rows.item_N, rows.annotator_N, rows.value_N, rows.shown_N, rows.pass_N)
+    said = {(w, i, p): (v, s) for i, w, v, s, p in zip(*map(np.asarray, columns), strict=True)}
+    for p in profiles(rows):
+        me = p.name
+        mine = {i: said[me, i, 1] for i in range(30)}
+        assert p.figures.first_shown == side_bias([(v > 0) == (s == 1) for v, s in mine.values()])
+        again = [said[me, i, 2][0] == mine[i][0] for i in range(30)]
+        assert p.figures.self_agreement == exact(sum(again), 30)
+        others = [said[w, i, 1][0] == mine[i][0] for w in range(4) if w != me for i in range(30)]
+        assert p.figures.agreement is not None
+        assert p.figures.agreement[::3] == (np.mean(others), 90)
+        assert p.n == 60
+
+
+def test_mirrored_sides_mirror_the_bias_and_more_rows_narrow_it() -> None:
+    chosen = np.array([True] * 13 + [False] * 7)
+    one, other = side_bias(chosen), side_bias(~chosen)
+    assert one.p == other.p
+    assert (1 - one.value, 1 - one.high, 1 - one.low) == pytest.approx(other[:3], abs=1e-12)
+    reach = [exact(13 * n, 20 * n).high - exact(13 * n, 20 * n).low for n in (1, 2, 8)]
+    assert reach == sorted(reach, reverse=True)
+    # At no events the upper end is 1 - 0.025^(1/n).
+    assert exact(0, 30)[:3] == pytest.approx((0, 0, 1 - 0.025 ** (1 / 30)), abs=1e-12)
+
+
+def test_the_median_takes_any_order_and_scale() -> None:
+    x = generator(1, "median").exponential(size=40)
+    assert median(x[::-1]) == median(x)
+    assert median(3 * x)[:3] == pytest.approx(3 * np.array(median(x)[:3]), abs=1e-12)
+    k = int(stats.binom.ppf(0.025, 40, 0.5))
+    assert median(x)[1:3] == (np.sort(x)[k - 1], np.sort(x)[40 - k])
+
+
 FAULTS = ("careless", "side-biased", "length-loving")
 
 
@@ -169,10 +204,11 @@ def test_planted_faults_are_found_and_the_others_left_alone(
     rows, fault = planted
     found = profiles(rows)
     flags = {fault[str(p.name)]: p.flags for p in found if fault[str(p.name)] != "none"}
-    assert {"agreement", "gold", "self-agreement"} <= set(flags["careless"])
-    assert "side" not in flags["careless"]
-    assert "side" in flags["side-biased"]
-    assert "length" in flags["length-loving"]
+    # A coin repeats itself half of the time, good people here two times in three: 150 re-tests are
+    # too few to tell, at the level of a whole panel. Who leans to a side contradicts themselves.
+    assert set(flags["careless"]) == {"agreement", "gold"}
+    assert set(flags["side-biased"]) == {"side", "self-agreement"}
+    assert flags["length-loving"] == ("length",)
     # Those three come first, and nobody else is troubled.
     assert {fault[str(p.name)] for p in found[:3]} == set(FAULTS)
     assert [p.flags for p in found[3:]] == [()] * 7
@@ -200,7 +236,7 @@ def test_haste_is_found_by_pace() -> None:
         (lambda: table(value_N=[1, 1, 1, 1, math.nan]), "leave skips out"),
         (lambda: table(seconds_N=[1.0] * 5), "give both or neither"),
         (lambda: profiles(table(pass_N=[1] * 5)), "second pass of an item must have pass_N 2"),
-        (lambda: side_bias([]), "there must be a row"),
+        (lambda: side_bias([]), "no choices came"),
         (lambda: exact(3, 2), "3 events in 2 rows"),
         (lambda: median([]), "no numbers"),
     ],
@@ -208,3 +244,23 @@ def test_haste_is_found_by_pace() -> None:
 def test_bad_input_is_refused(call, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+# Which test answers for which duty (tests/algorithms/duties.py).
+DUTIES = {
+    "exact side_bias": {
+        "golden": (test_golden_values, test_mirrored_sides_mirror_the_bias_and_more_rows_narrow_it),
+        "law": test_mirrored_sides_mirror_the_bias_and_more_rows_narrow_it,
+        "library": test_exact_intervals_and_the_test_of_sides_are_scipys,
+    },
+    "median": {
+        "golden": test_golden_values,
+        "law library": test_the_median_takes_any_order_and_scale,
+    },
+    "profiles": {
+        "golden": test_what_is_counted,
+        "law": test_equals_are_seldom_flagged_and_order_and_names_change_nothing,
+        "library": test_figures_equal_counting_one_by_one,
+    },
+    "exact side_bias median profiles": {"refusal": test_bad_input_is_refused},
+}
