@@ -248,8 +248,9 @@ def test_bad_input_is_refused(call, said: str) -> None:
 
 # Which test answers for which duty (tests/algorithms/duties.py).
 DUTIES = {
+    "side_bias": {"golden": test_golden_values},
+    "exact": {"golden": test_mirrored_sides_mirror_the_bias_and_more_rows_narrow_it},
     "exact side_bias": {
-        "golden": (test_golden_values, test_mirrored_sides_mirror_the_bias_and_more_rows_narrow_it),
         "law": test_mirrored_sides_mirror_the_bias_and_more_rows_narrow_it,
         "library": test_exact_intervals_and_the_test_of_sides_are_scipys,
     },
