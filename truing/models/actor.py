@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from truing.data.layout import Layout, Tokens, padded
 from truing.models.heads import ValueModel
 from truing.models.model import Model, Policy
+from truing.models.roles import Role
 
 
 class Figures(NamedTuple):
@@ -52,8 +53,16 @@ class ActorCritic(nn.Module):
     @property
     def cores(self) -> list[Any]:
         """The transformers models in it."""
-        critic = [self.critic.core] if isinstance(self.critic, ValueModel) else []
-        return [self.policy.core, *critic]
+        critic = [self.critic] if isinstance(self.critic, ValueModel) else []
+        own = [model.core for model in critic if not isinstance(model.network, Role)]
+        return [self.policy.core, *own]
+
+    @property
+    def critics_own(self) -> list[str]:
+        """The names of the critic's parameters; a role's adapter lies in the policy's network."""
+        role = self.critic.network if isinstance(self.critic, ValueModel) else None
+        lent = {id(p) for p in role.adapter().values()} if isinstance(role, Role) else set[int]()
+        return [n for n, p in self.named_parameters() if n.startswith("critic.") or id(p) in lent]
 
     @property
     def version(self) -> int:
@@ -69,10 +78,12 @@ class ActorCritic(nn.Module):
 
     def place(self, sequences: Sequence[Tokens]) -> Layout:
         """As `Model.place`: a prompt is read once where policy, critic and readers all can."""
+        return self.policy.place(sequences) if self.shares_prompts else padded(sequences)
+
+    @property
+    def shares_prompts(self) -> bool:
         critic = [self.critic] if isinstance(self.critic, ValueModel) else []
-        if all(model.shares_prompts for model in (*critic, *self.readers)):
-            return self.policy.place(sequences)
-        return padded(sequences)
+        return all(model.shares_prompts for model in (self.policy, *critic, *self.readers))
 
     def forward(self, layout: Layout, temperature: float = 1.0, *, foresee: bool = True) -> Figures:
         """Of the scored tokens at ``temperature``; no value unless it is to ``foresee``."""

@@ -1,7 +1,11 @@
 """Models on disk: adapters in, one plain Hugging Face folder out."""
 
+import hashlib
+import json
 import shutil
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,9 @@ from truing.keys import generator
 from truing.models.heads import RewardModel
 from truing.models.model import Model
 
+# The folder of adapters in a run's, and the file in it that says which weights they belong to.
+ADAPTER, BASE = "adapter", "base.json"
+
 
 def add_lora(
     model: Model, *, r: int, alpha: int, dropout: float, targets: str | list[str], seed: int = 0
@@ -26,6 +33,7 @@ def add_lora(
     bfloat16 are lost. Raises ValueError for ``targets`` that are not there.
     """
     _check_targets(model.network, targets)
+    _check_ties(model.core, targets)
     reward = isinstance(model, RewardModel)
     config = LoraConfig(
         r=r,
@@ -35,16 +43,44 @@ def add_lora(
         task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if reward else None,
     )
+    with drawing(seed):
+        model.network = get_peft_model(model.network, config)
+    # peft does so for the adapters, but not for the head.
+    widen(weight for weight in model.parameters() if weight.requires_grad)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Around the making of adapters, whose first weights ``seed`` keys."""
     # peft draws from the global generator, which is borrowed for that; and peft 0.21 asks
     # transformers 5 for something by its old name, of which the user need not hear.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        # It sets that itself, where a family has its weights the other way round.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         torch.manual_seed(int(generator(seed, "lora").integers(2**63)))
-        model.network = get_peft_model(model.network, config)
-    # peft does so for the adapters, but not for the head.
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
+        yield
+
+
+def widen(weights: Iterable[nn.Parameter]) -> None:
+    """Put weights into float32, unless they are finer."""
+    for weight in weights:
+        weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def fingerprint(body: nn.Module) -> str:
+    """SHA-256 over the names, formats and bytes of a body's weights, adapters left out."""
+    found = {
+        name.replace(".base_layer.", "."): p
+        for name, p in body.named_parameters()
+        if ".lora_" not in name
+    }
+    digest = hashlib.sha256()
+    for name, weight in sorted(found.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        cells = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(cells.numpy().data)
+    return digest.hexdigest()
 
 
 def _check_targets(network: nn.Module, targets: str | list[str]) -> None:
@@ -64,6 +100,20 @@ def _check_targets(network: nn.Module, targets: str | list[str]) -> None:
     )
 
 
+def _check_ties(core: Any, targets: str | list[str]) -> None:
+    """An adapter of one of two layers that share a weight cannot be merged: the other would have it
+    too. peft's all-linear leaves the output layer out."""
+    shared = core.get_input_embeddings().weight
+    tied = [n for n, layer in core.named_modules() if getattr(layer, "weight", None) is shared]
+    named = [t for t in targets if any(f".{n}".endswith(f".{t}") for n in tied)]
+    if isinstance(targets, list) and len(tied) > 1 and named:
+        raise ValueError(
+            f"lora_target_modules names {', '.join(named)}, but {' and '.join(tied)} share a "
+            "weight in this model, and an adapter merged into it changes both: leave them out, or "
+            "use all-linear, which does"
+        )
+
+
 def export(model: Model, folder: Path) -> Path:
     """Write ``model`` as a folder that plain transformers loads, adapters merged into the weights.
 
@@ -76,7 +126,12 @@ def export(model: Model, folder: Path) -> Path:
     network: Any = model.network
     try:
         if hasattr(network, "merge_and_unload"):
-            network.save_pretrained(folder / "adapter", safe_serialization=True)
+            # What others read through the same weights is theirs.
+            network.save_pretrained(
+                folder / ADAPTER, safe_serialization=True, selected_adapters=["default"]
+            )
+            told = {"sha256": fingerprint(model.core.base_model)}
+            (folder / ADAPTER / BASE).write_text(json.dumps(told) + "\n", encoding="utf-8")
             network = _merged(network)
         network.save_pretrained(draft, safe_serialization=True)
         model.tokenizer.save_pretrained(draft)
@@ -94,4 +149,4 @@ def export(model: Model, folder: Path) -> Path:
 
 def _merged(network: Any) -> nn.Module:
     """A merged copy: training may go on with the adapters afterwards."""
-    return deepcopy(network).merge_and_unload()
+    return deepcopy(network).merge_and_unload(adapter_names=["default"])

@@ -207,7 +207,11 @@ def load_reward_model(
 def load_value_model(source: Path | str, loading: Loading | None = None) -> ValueModel:
     """A value function from a reward model, which foresees its own score, or from a causal language
     model, which foresees nothing yet: a new head is 0."""
-    scorer = load_reward_model(source, loading)
+    return as_value_model(load_reward_model(source, loading))
+
+
+def as_value_model(scorer: RewardModel) -> ValueModel:
+    """The same network as a value function, its head as `load_value_model` says."""
     model = ValueModel(scorer.network, scorer.tokenizer)
     # Log-odds of steps are no score: what is foreseen would be another thing.
     if scorer.fresh or isinstance(scorer, ProcessRewardModel):

@@ -6,6 +6,7 @@ All of it is loaded and checked against each other before anything is sampled.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -17,10 +18,11 @@ from truing.data.layout import Layout, Tokens
 from truing.data.schema import Demonstration, Prompt
 from truing.lineage import Parent
 from truing.models.actor import ActorCritic, shared_head
-from truing.models.heads import ValueModel, load_value_model
+from truing.models.heads import CostModel, RewardModel, ValueModel, load_value_model
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp
-from truing.rewards import ModelReward, Reward, load_cost, load_reward, score
+from truing.models.roles import Backbone, Role, Unfit, wearing
+from truing.rewards import ModelCost, ModelReward, Reward, load_cost, load_reward, score
 from truing.stages import setup
 from truing.stages.preference import reference_policy
 from truing.stages.rollout import Prompted, encode_prompts
@@ -60,7 +62,7 @@ class Cast(NamedTuple):
         """Log-probs (B, T) of the scored tokens under the reference policy."""
         if self.reference is not None:
             return logp(self.reference, layout, temperature)
-        with self.actor.policy.network.disable_adapter():
+        with wearing(self.actor.policy.network, ()):
             return logp(self.actor.policy, layout, temperature)
 
 
@@ -83,8 +85,9 @@ def casting(
     with setup.apart(encoder, "evaluation"):
         shown = encode_prompts(held_out, encoder, config.response_length) if held_out else []
     plain = Loading.of(config).beside()
-    rewards = [load_reward(name, plain) for name in config.reward]
-    cost = load_cost(config.cost, plain) if config.cost else None
+    setup.adapt(config, policy)
+    backbone = Backbone(policy) if config.use_peft else None
+    rewards, cost = judged(config, backbone, plain)
     asked = [*zip(config.reward, rewards, strict=True), *([(config.cost, cost)] if cost else [])]
     for name, reward in asked:
         if isinstance(reward, ModelReward):
@@ -98,10 +101,11 @@ def casting(
         if isinstance(reward, ModelReward)
     }
     chat = any(not isinstance(p.text, str) for p in prompts)
-    value = critic_of(config, policy, judges, encoder, plain, chat=chat) if critic else None
+    value = (
+        critic_of(config, policy, judges, encoder, plain, backbone, chat=chat) if critic else None
+    )
     reference, parents = onlooker(config, policy)
-    setup.adapt(config, policy)
-    if isinstance(value, ValueModel):
+    if isinstance(value, ValueModel) and not isinstance(value.network, Role):
         setup.adapt(config, value)
     ptx, origins = pretraining_rows(config, encoder)
     parents += [*(Parent.of("reward", name) for name in config.reward), *origins]
@@ -115,6 +119,34 @@ def casting(
         readers=[reference] if reference else [],
     )
     return Cast(actor, reference, rewards, cost, encoder, prompts, shown, ptx, parents)
+
+
+def judged(
+    config: Any, backbone: Backbone | None, plain: Loading
+) -> tuple[list[Reward], Reward | None]:
+    """The rewards, and the cost if there is one: adapters on the policy's weights where they were
+    trained on the same, which is told, else models of their own."""
+
+    def role(source: str, name: str) -> RewardModel | None:
+        if backbone is None or not Path(source).is_dir():
+            return None
+        found = backbone.reward(source, name, plain)
+        if isinstance(found, Unfit):
+            console.say(f"{console.plain(source)} has weights of its own: {found.reason}")
+            return None
+        console.say(f"{console.plain(source)} is an adapter on the policy's weights")
+        return found
+
+    rewards: list[Reward] = []
+    for i, source in enumerate(config.reward, 1):
+        found = role(source, f"reward_{i}" if len(config.reward) > 1 else "reward")
+        rewards.append(load_reward(source, plain) if found is None else ModelReward(found))
+    if not config.cost:
+        return rewards, None
+    found = role(config.cost, "cost")
+    # Another kind is refused in words there.
+    own = load_cost(config.cost, plain) if not isinstance(found, CostModel) else ModelCost(found)
+    return rewards, own
 
 
 def onlooker(config: Any, policy: Policy) -> tuple[Policy | None, list[Parent]]:
@@ -177,10 +209,12 @@ def critic_of(
     judges: Mapping[str, ModelReward],
     encoder: Encoder,
     plain: Loading,
+    backbone: Backbone | None,
     *,
     chat: bool,
 ) -> nn.Module:
-    """The value function that ``value_model`` names; ``chat``: whether prompts are messages.
+    """The value function that ``value_model`` names; ``chat``: whether prompts are messages. With
+    LoRA it is an adapter on the policy's weights, unless it starts from a model with its own.
 
     Raises ValueError unless it reads the policy's tokens, as many as there may be.
     """
@@ -188,9 +222,15 @@ def critic_of(
         return shared_head(policy)
     vocabulary = policy.tokenizer.get_vocab()
     name = value_source(config, judges, encoder, chat=chat)
+    if name == "policy" and backbone:
+        return backbone.value(None, **setup.lora(config))
     if name == "policy":
         return load_value_model(config.model_name_or_path, Loading.of(config))
-    value = load_value_model(name, plain)
+    judge = judges[name].model if name in judges else None
+    if backbone and judge is not None and isinstance(judge.network, Role):
+        value = backbone.value(judge, **setup.lora(config))
+    else:
+        value = load_value_model(name, plain)
     if value.tokenizer.get_vocab() != vocabulary:
         raise ValueError(
             f"the tokenizer of the value model {name} differs from the policy's, and values are "

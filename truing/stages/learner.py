@@ -6,7 +6,7 @@ never learns which algorithm it runs.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -55,6 +55,15 @@ class Measured(Protocol):
     def measured(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         """What this micro-batch adds to each total, besides its counts, by the model as it stands
         before the step. Called without gradients and dropout."""
+        ...
+
+
+@runtime_checkable
+class Related(Protocol):
+    """An objective whose rows may share what they read."""
+
+    def family(self, row: Any) -> Hashable:
+        """Rows of one family stand together in micro-batches: answers to one prompt, for one."""
         ...
 
 
@@ -313,8 +322,13 @@ def micro_batches(
     rows: Sequence[Any], objective: Objective[Any], size: int, budget: int | None = None
 ) -> list[Batch]:
     """One rank's rows of a step in micro-batches, of ``size`` rows or of up to ``budget`` tokens;
-    like lengths together, so less is filling."""
+    like lengths together, so less is filling, and families before that."""
     ordered = sorted(rows, key=objective.length, reverse=True)
+    if isinstance(objective, Related):
+        families: dict[Hashable, list[Any]] = {}
+        for row in ordered:
+            families.setdefault(objective.family(row), []).append(row)
+        ordered = [row for family in families.values() for row in family]
     parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     if budget is not None:
         parts = by_tokens(ordered, lambda part: objective.collate(part).layout.cells, budget)

@@ -5,6 +5,7 @@ reduction says what each token weighs in the step. A KL, an entropy bonus and a 
 where they are asked for.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from truing.algorithms.policy import Surrogate, ppo_clip, value_clip
 from truing.algorithms.tokens import k2, k3, reduce_mean, sequence_mean, sequence_sum
 from truing.data.layout import Tokens, padded
-from truing.stages.learner import Batch, Sums, stat
+from truing.models.actor import ActorCritic
+from truing.stages.learner import Batch, Place, Sums, stat
 
 # --- actions: (a quantity of tokens (B, T), mask) -> of actions, (B, T) or (B, 1) -----------------
 PerAction = Callable[[Tensor, Tensor], Tensor]
@@ -102,22 +104,33 @@ class Lesson(NamedTuple):
     counts: bool = True
 
 
-class Reinforcement:
-    """The surrogate of a recipe, weighted over the optimiser step, and what is added to it."""
+class Taught:
+    """How lessons become a micro-batch: answers to one prompt side by side, which is read once
+    where ``place`` can."""
 
-    def __init__(self, config: Any, recipe: Recipe) -> None:
-        self.config, self.recipe = config, recipe
-        self.level = recipe.level or LEVELS[config.importance_sampling_level]
+    def __init__(self, config: Any, place: Place = padded) -> None:
+        self.config, self.place = config, place
+        self.read = Counter[str]()  # what was laid out, since last emptied
 
     def length(self, row: Lesson) -> int:
         return row.tokens.length
+
+    def family(self, row: Lesson) -> tuple[int, ...]:
+        return row.tokens.prompt
 
     def collate(self, rows: Sequence[Lesson]) -> Batch:
         columns = {
             name: pad_sequence([getattr(row, name) for row in rows], batch_first=True).float()
             for name in ("logp_T", "ref_logp_T", "advantage_T", "value_T", "return_T")
         }
-        layout = padded([row.tokens for row in rows])
+        layout = self.place([row.tokens for row in rows])
+        self.read += Counter(
+            {
+                "learn/layouts": 1,
+                "learn/cells": layout.ids_RC.numel(),
+                "learn/tokens": sum(row.tokens.length for row in rows),
+            }
+        )
         counts_B = layout.mask_BT.new_tensor([row.counts for row in rows])
         return Batch(layout, columns | {"mask_BT": layout.mask_BT & counts_B[:, None]})
 
@@ -125,13 +138,51 @@ class Reinforcement:
         mask_BT = batch.extra["mask_BT"]
         return {"tokens": float(mask_BT.sum()), "responses": float(mask_BT.any(-1).sum())}
 
+    def value_loss(
+        self, value_BT: Tensor, given: Mapping[str, Tensor], tokens: Tensor
+    ) -> tuple[Tensor, Sums]:
+        """The critic's: its mean over the tokens of the step, weighted."""
+        mask_BT, config = given["mask_BT"], self.config
+        old_values, targets = given["value_T"], given["return_T"]
+        critic = value_clip(value_BT, old_values, targets, clip=config.cliprange_value)
+        return config.vf_coef * reduce_mean(critic.loss[mask_BT], tokens), {
+            "loss/value_avg": stat(critic.loss[mask_BT]),
+            "val/clipfrac_avg": stat(critic.clipped[mask_BT].float()),
+        }
+
+
+class Foresight(Taught):
+    """The value loss of a critic that shares nothing with the policy: a pass by itself, so what one
+    of them leaves for its backward pass is gone before the other begins."""
+
+    def loss(
+        self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Sums]:
+        assert isinstance(model, ActorCritic)
+        value_BT = model.value(batch.layout)
+        return self.value_loss(value_BT, batch.extra, totals["tokens"].clamp(min=1))
+
+
+class Reinforcement(Taught):
+    """The surrogate of a recipe, weighted over the optimiser step, and what is added to it.
+
+    ``foresee``: whether the critic's loss is among that, or has its own `Foresight`.
+    """
+
+    def __init__(
+        self, config: Any, recipe: Recipe, place: Place = padded, *, foresee: bool = True
+    ) -> None:
+        super().__init__(config, place)
+        self.recipe, self.foresee = recipe, foresee
+        self.level = recipe.level or LEVELS[config.importance_sampling_level]
+
     def loss(
         self, model: nn.Module, batch: Batch, totals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Sums]:
         config, given, mask_BT = self.config, batch.extra, batch.extra["mask_BT"]
         # A step in which no response counts has a loss of 0.
         totals = {name: count.clamp(min=1) for name, count in totals.items()}
-        figures = model(batch.layout, config.temperature)
+        figures = model(batch.layout, config.temperature, foresee=self.foresee)
         weight_BT = self.recipe.reduction(mask_BT, totals, config.response_length)
         policy, stats = self.surrogate(figures.logp, weight_BT, given)
         kl, more = self.kl(figures.logp, weight_BT, given)
@@ -146,11 +197,8 @@ class Reinforcement:
             bonus = reduce_mean(figures.entropy[mask_BT], totals["tokens"])
             loss = loss - config.entropy_coef * bonus
         if figures.value is not None:
-            old_values, targets = given["value_T"], given["return_T"]
-            critic = value_clip(figures.value, old_values, targets, clip=config.cliprange_value)
-            loss = loss + config.vf_coef * reduce_mean(critic.loss[mask_BT], totals["tokens"])
-            stats["loss/value_avg"] = stat(critic.loss[mask_BT])
-            stats["val/clipfrac_avg"] = stat(critic.clipped[mask_BT].float())
+            worth, more = self.value_loss(figures.value, given, totals["tokens"])
+            loss, stats = loss + worth, stats | more
         return loss, stats
 
     def surrogate(

@@ -7,6 +7,7 @@ A recipe is a row of `RECIPES`. A step is a rollout, then ``num_ppo_epochs`` pas
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,8 +21,10 @@ from rich.markup import escape
 
 from truing import console
 from truing.algorithms.policy import cispo
+from truing.data.batch import SHARERS
 from truing.data.schema import Prompt
 from truing.keys import generator
+from truing.models.heads import ValueModel
 from truing.models.model import Policy
 from truing.rewards import SIMULATED_REWARD, simulated
 from truing.run import Run
@@ -41,6 +44,7 @@ from truing.stages.estimate import (
 from truing.stages.learner import Learner, Part, guarded
 from truing.stages.objective import (
     RESPONSE,
+    Foresight,
     Lesson,
     Pretraining,
     Recipe,
@@ -88,15 +92,19 @@ class Online:
             config,
         )
         self.estimator = Estimator(config, recipe)
-        self.objective = Reinforcement(config, recipe)
-        rate = getattr(config, "value_learning_rate", None)
+        # With DDP the last pass of a step must reach every weight, the critic's too.
+        apart = isinstance(cast.actor.critic, ValueModel) and accelerator.num_processes == 1
+        place = cast.actor.place
+        self.critic = Foresight(config, place) if apart else None
+        self.objective = Reinforcement(config, recipe, place, foresee=not apart)
+        rate: float | None = getattr(config, "value_learning_rate", None)
         self.learner = Learner(
             accelerator,
             cast.actor,
             config,
             steps=config.max_steps,
             seed=config.seed,
-            rates={"critic.": rate} if rate else None,
+            rates=dict.fromkeys(cast.actor.critics_own, rate) if rate else None,
         )
         self.short = False  # whether it was said that dynamic sampling did not find enough
         self.ptx, self.reminded = endless(len(cast.ptx), seed=config.seed, shuffle=True), 0
@@ -123,7 +131,7 @@ class Online:
             total = self.step * episodes_each
             pace = int((total - before * episodes_each) / (time.perf_counter() - began))
             counters = {"episode": float(total), "eps": float(pace)}
-            metrics = {**figures, **sampled, **learnt, **self.collector.seconds}
+            metrics = {**figures, **sampled, **learnt, **self.collector.seconds, **self.read()}
             yield Step(self.step, self.drawn / len(prompts), metrics, counters)
 
     def rollout(self, order: Iterator[int], each: int) -> tuple[list[Episode], dict[str, float]]:
@@ -169,6 +177,15 @@ class Online:
             batch_size=self.config.local_rollout_forward_batch_size,
         )
 
+    def read(self) -> dict[str, float]:
+        """What the models read since it was last asked: layouts, the cells of their rows, and the
+        tokens of the sequences in them. Fewer cells than tokens: prompts were shared."""
+        readers = (self.collector, self.objective, *([self.critic] if self.critic else []))
+        found = sum((reader.read for reader in readers), Counter[str]())
+        for reader in readers:
+            reader.read = Counter()
+        return {name: float(count) for name, count in found.items()}
+
     def state(self) -> dict[str, Any]:
         return {**self.estimator.state(), "drawn": self.drawn, "reminded": self.reminded}
 
@@ -197,8 +214,10 @@ class Online:
             order = generator(config.seed, "minibatch", self.step, epoch).permutation(len(lessons))
             for start in range(0, len(lessons), size):
                 part = [lessons[i] for i in order[start : start + size]]
+                parts = self.reminders(size)
+                parts += [(self.critic, part)] if self.critic else []
                 # The policy gradient last: it reaches every weight, as DDP asks of a last pass.
-                lines.append(self.learner.learn(*self.reminders(size), (self.objective, part)))
+                lines.append(self.learner.learn(*parts, (self.objective, part)))
                 if config.target_kl and lines[-1]["policy/approxkl_avg"] > config.target_kl:
                     return summed_up(lines)
         return summed_up(lines)
@@ -282,7 +301,9 @@ def run(config: OnlineConfig, *, watch: setup.Watch | None = None) -> Run | outl
         dataset = replace(dataset, noted=noted)
     say_what_begins_anew(config)
     planned = schedule(config, len(cast.prompts))
-    lengths = [len(p.ids) + config.response_length for p in cast.prompts]
+    # What a response is read with of its prompt, which some answers may share.
+    each = -(-config.group // SHARERS) / config.group if cast.actor.shares_prompts else 1
+    lengths = [round(each * len(p.ids)) + config.response_length for p in cast.prompts]
     frozen = {role: sum(p.numel() for p in m.parameters()) for role, m in cast.onlookers.items()}
     scored = [config.response_length] * len(lengths)
     ahead = outlook.announce(

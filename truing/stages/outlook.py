@@ -1,6 +1,7 @@
 """What a run would do, told before it begins: rows, steps, tokens, parameters, memory."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from truing.models.actor import ActorCritic
 from truing.models.head import CHUNK
 from truing.models.heads import ValueModel
 from truing.models.model import Model
+from truing.models.roles import VALUE, adapter_name
 from truing.settings import TrainingConfig
 from truing.stages.budget import too_long
 from truing.stages.trainer import total_rows, total_steps
@@ -79,11 +81,10 @@ def outlook(
     `LOGIT_COPIES` in float32 (themselves, their softmax, gradients).
     """
     others = dict(frozen or {})
-    policy = model.policy if isinstance(model, ActorCritic) else model
-    own = {id(p) for p in policy.parameters()}
-    weights = {"policy": 0, "critic": 0}
-    for p in model.parameters():
-        weights["policy" if id(p) in own else "critic"] += p.numel() * p.element_size()
+    size = next(model.parameters()).element_size()
+    weights = Counter({role: n * size for role, n in others.items()})
+    for name, p in model.named_parameters():
+        weights[_role(name)] += p.numel() * p.element_size()
     learnt = [p for p in model.parameters() if p.requires_grad]
     text = model.core.config.get_text_config()
     mean = sum(lengths) / len(lengths)
@@ -95,10 +96,11 @@ def outlook(
     tokens, targets = (sum(column) for column in zip(*rows, strict=True))
     if config.tokens_per_batch is not None:
         tokens, targets = (min(n, config.tokens_per_batch) for n in (tokens, targets))
-    size = next(model.parameters()).element_size()
-    memory = weights | {role: n * size for role, n in others.items()}
+    memory = {role: weights[role] for role in dict.fromkeys(("policy", "critic", *weights))}
     memory["gradients and AdamW"] = 3 * sum(p.numel() * p.element_size() for p in learnt)
-    per_token = activation_bytes(model, recomputed=config.gradient_checkpointing)
+    # One process lets go of the critic's before the policy's begin.
+    most = max if world == 1 else sum
+    per_token = most(activation_bytes(model, recomputed=config.gradient_checkpointing))
     memory["activations"] = round(tokens * per_token)
     memory["logits"] = round(LOGIT_COPIES * 4 * min(CHUNK, targets) * text.vocab_size)
     steps = total_steps(len(lengths), config, world)
@@ -112,22 +114,31 @@ def outlook(
     )
 
 
-def activation_bytes(model: Model | ActorCritic, *, recomputed: bool) -> float:
-    """Bytes that a token leaves behind for the backward pass, counted in one of a few tokens.
+def _role(name: str) -> str:
+    """Whose a parameter of an actor is, by its name: on a shared backbone adapters say it."""
+    adapter = adapter_name(name) or "default"
+    if name.startswith("critic.") or adapter == VALUE:
+        return "critic"
+    return "policy" if adapter == "default" else adapter.replace("_", " ")
+
+
+def activation_bytes(model: Model | ActorCritic, *, recomputed: bool) -> list[float]:
+    """Bytes that a token leaves behind for the backward pass, counted in one of a few tokens: of
+    the policy, and of a critic that has a pass of its own.
 
     ``recomputed``: layers keep only their input, and one at a time is computed again.
     """
     readers: list[Model] = [model] if isinstance(model, Model) else [model.policy]
     if isinstance(model, ActorCritic) and isinstance(model.critic, ValueModel):
         readers.append(model.critic)
-    total = 0.0
+    found_each: list[float] = []
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     for reader in readers:
         text = reader.core.config.get_text_config()
         sample = padded([Tokens((0,), (0,) * (COUNTED - 1))]).to(reader.device)
-        own = {p.untyped_storage().data_ptr() for p in (*reader.parameters(), *reader.buffers())}
         found: dict[int, int] = {}
 
-        def pack(saved: Tensor, own: set[int] = own, found: dict[int, int] = found) -> Tensor:
+        def pack(saved: Tensor, found: dict[int, int] = found) -> Tensor:
             storage = saved.untyped_storage()
             if storage.data_ptr() not in own:
                 found[storage.data_ptr()] = storage.nbytes()
@@ -140,8 +151,8 @@ def activation_bytes(model: Model | ActorCritic, *, recomputed: bool) -> float:
         if recomputed:
             layers = text.num_hidden_layers
             each = each / layers + layers * text.hidden_size * hidden.element_size()
-        total += each
-    return total
+        found_each.append(each)
+    return found_each
 
 
 def announce(

@@ -6,6 +6,7 @@ see the tokens. Each process samples its share, then all of them hold all episod
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -83,8 +84,9 @@ class Collector:
     ) -> None:
         self.accelerator, self.actor, self.reference = accelerator, actor, reference
         self.encoder, self.rewards, self.config = encoder, rewards, config
-        # Seconds by phase, since it was last emptied.
+        # Seconds by phase, since it was last emptied; and what the reference and the critic read.
         self.seconds: dict[str, float] = {}
+        self.read = Counter[str]()
 
     def collect(
         self, prompts: Sequence[Prompted], *, stream: str, group: int = 1, batch_size: int
@@ -118,12 +120,9 @@ class Collector:
             ]
         costs = columns.pop() if self.config.cost else [0.0] * len(done)
         with self.timed("time/forward"):
-            ref_logps = measure_tokens(self.actor, rows, batch_size, self.reference)
-            blind = [torch.zeros(len(row.response)) for row in rows]
-            seeing = self.actor.critic is not None
-            values = (
-                measure_tokens(self.actor, rows, batch_size, self.actor.value) if seeing else blind
-            )
+            self.read["forward/tokens"] += sum(row.length for row in rows)
+            seen = measure_tokens(self.actor, rows, batch_size, self._seen)
+            ref_logps, values = ([x_T2[:, i] for x_T2 in seen] for i in range(2))
         logps = [torch.tensor(t.logps, dtype=torch.float64) for t in done]
         for term, column in (
             ("log-prob", logps),
@@ -146,6 +145,14 @@ class Collector:
             )
             for i, t in enumerate(done)
         ]
+
+    def _seen(self, layout: Layout) -> Tensor:
+        """Reference log-probs and values (B, T, 2); values of 0 where there is no critic."""
+        self.read += Counter({"forward/layouts": 1, "forward/cells": layout.ids_RC.numel()})
+        logp_BT = self.reference(layout)
+        blind = self.actor.critic is None
+        value_BT = torch.zeros_like(logp_BT) if blind else self.actor.value(layout)
+        return torch.stack([logp_BT, value_BT.to(logp_BT.dtype)], -1)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -69,14 +69,18 @@ def apart(encode: Encoder, label: str) -> Iterator[None]:
 def adapt(config: TrainingConfig, model: Model) -> None:
     """Put LoRA adapters into ``model`` where the config asks for them."""
     if config.use_peft:
-        add_lora(
-            model,
-            r=config.lora_r,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            targets=config.lora_target_modules,
-            seed=config.seed,
-        )
+        add_lora(model, **lora(config))
+
+
+def lora(config: TrainingConfig) -> dict[str, Any]:
+    """What the config says of adapters, as `add_lora` takes it."""
+    return {
+        "r": config.lora_r,
+        "alpha": config.lora_alpha,
+        "dropout": config.lora_dropout,
+        "targets": config.lora_target_modules,
+        "seed": config.seed,
+    }
 
 
 def datasets(config: TrainingConfig, kind: type[R]) -> tuple[Dataset[R], Dataset[R] | None]:

@@ -35,8 +35,8 @@ def test_another_temperature_in_training_would_be_seen(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Hot(Reinforcement):
-        def __init__(self, config: Any, recipe: Any) -> None:
-            super().__init__(config.model_copy(update={"temperature": 0.9}), recipe)
+        def __init__(self, config: Any, *others: Any, **more: Any) -> None:
+            super().__init__(config.model_copy(update={"temperature": 0.9}), *others, **more)
 
     monkeypatch.setattr(online, "Reinforcement", Hot)
     (line,) = ran(make("ppo", max_steps=1, num_ppo_epochs=1)).metrics()
