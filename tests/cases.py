@@ -13,7 +13,7 @@ import torch
 from tests.conftest import tiny_folder
 from tests.online import FREE, KINDS, cast_of
 from truing.config import check
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.keys import generator
 from truing.models.heads import load_reward_model, of_kind
 from truing.models.loading import Loading
@@ -92,7 +92,7 @@ def case(
 
 def imitation(**options: Any) -> Case:
     config = SftConfig(**NAMED | options)
-    return case(load_policy, lambda _: Imitation(config), lambda _: drawn(COUNT))
+    return case(load_policy, lambda model: Imitation(config, model.place), lambda _: drawn(COUNT))
 
 
 def rankings(_: Any) -> list[Ranked]:
@@ -234,7 +234,6 @@ def episodes(actor: Any, cast: Any, config: Any) -> list[Episode]:
 
 CASES: dict[str, Case] = {
     "sft": imitation(),
-    "sft packed": imitation(packing=True),
     "sft whole": imitation(completion_only_loss=False),
     **{f"reward {loss}": rewarding(loss) for loss in scoring.RECIPES},
     "reward process": solving(),

@@ -166,7 +166,7 @@ def _dispatch(args: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         getattr(import_module(module), function)(config)
-    except (ValueError, ArithmeticError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError, MemoryError) as error:
         if os.environ.get("TRUING_DEBUG") or isinstance(error, BrokenPipeError):
             raise
         return _error(f"{error}\nTRUING_DEBUG=1 shows where.", 1)

@@ -41,9 +41,10 @@ _ADVICE: list[tuple[str, str]] = [
         "with more gradient_accumulation_steps gives the same loss",
     ),
     (
-        "padding_free packing_strategy eval_packing pad_to_multiple_of group_by_length "
+        "padding_free packing packing_strategy eval_packing pad_to_multiple_of group_by_length "
         "train_sampling_strategy length_column_name",
-        "sft has packing: true; else rows of like length already share a batch",
+        "rows already stand behind each other without padding, each blind to the others, wherever "
+        "the model can read them so; leave the key out",
     ),
     (
         "dataset_num_proc dataset_batch_size dataset_kwargs dataloader_num_workers "
@@ -146,7 +147,7 @@ _ADVICE: list[tuple[str, str]] = [
         "use_wpo discopop_tau",
         "of the preference losses those that loss_type names are offered, one at a time",
     ),
-    ("packing completion_only_loss", "only sft has it"),
+    ("completion_only_loss", "only sft has it"),
     ("loss_type", "only dpo, reward and grpo have it"),
     ("beta", "only dpo and kto have it"),
     ("label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),

@@ -238,6 +238,13 @@ class OptimTopic(Topic):
     gradient_accumulation_steps: int = Field(
         1, ge=1, description="Forward passes per step. It does not change the loss."
     )
+    tokens_per_batch: int | None = Field(
+        None,
+        ge=2,
+        description="Most tokens per forward pass in training, as the model reads them: shared "
+        "prompts once. It cuts a step's rows in place of per_device_train_batch_size, which still "
+        "says how many a step has; the loss stays the same. None: by rows.",
+    )
     per_device_eval_batch_size: int = Field(
         8, ge=1, description="Rows per forward pass and device in evaluation."
     )
@@ -268,11 +275,6 @@ class OptimTopic(Topic):
 class SftTopic(Topic):
     """Imitation"""
 
-    packing: bool = Field(
-        False,
-        description="Put several rows into one sequence, each blind to the others: the same loss "
-        "with less padding.",
-    )
     completion_only_loss: bool = Field(
         True, description="Learn the response only; false: the prompt too."
     )

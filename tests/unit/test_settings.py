@@ -101,7 +101,7 @@ def test_report_to_takes_a_word_or_a_list(value: object, trackers: list[str]) ->
         ({"num_completions_to_print": 2}, "no effect without log_completions_steps"),
         ({"max_steps": 0}, "max_steps must be above 0, or -1"),
         ({"loss_type": "dop"}, "loss_type: got 'dop', but it should be 'sigmoid', 'robust', "),
-        ({"packing": True}, "packing has no place here: only sft has it"),
+        ({"packing": True}, "packing has no place here: rows already stand behind each other"),
     ],
 )
 def test_settings_that_contradict_each_other(values: dict[str, object], message: str) -> None:

@@ -1,22 +1,16 @@
-"""Texts to token ids, and token ids to one `Layout` that every model call understands.
-
-Two steps. An `Encoder` turns a prompt and a response into a `Tokens` (ids, and which of them are
-scored). `padded`, `packed` or `shared` place many `Tokens` into the rows of a model's input. What a
-model returns for a layout is per *sequence* (B, T), so nothing above this file knows about rows.
-"""
+"""Texts to token ids: an `Encoder` turns a prompt and a response into a `Tokens`."""
 
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from jinja2 import TemplateError
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from truing.data.layout import Tokens
 from truing.data.schema import Message, Text
 
 PLAIN_TEMPLATE = (
@@ -31,20 +25,6 @@ HH_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
 )
 NAMED_TEMPLATES = {"plain": PLAIN_TEMPLATE, "hh": HH_TEMPLATE}
-# Responses in a row that share its prompt. Attention grows with the square of the row: on two CPUs,
-# with the quickstart's model and prompts twice as long as responses, 4 was quicker than 2 or 8.
-SHARERS = 4
-
-
-class Tokens(NamedTuple):
-    """A prompt and its response. Response tokens are scored, prompt tokens only condition."""
-
-    prompt: tuple[int, ...]
-    response: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.response)
 
 
 @dataclass
@@ -211,132 +191,3 @@ class Encoder:
         text = str(self.tokenizer.decode([*anchor, *ids], skip_special_tokens=True))
         start = str(self.tokenizer.decode(list(anchor), skip_special_tokens=True))
         return text[len(start) :]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Token sequences placed into the rows of a model's input (R rows, C columns).
-
-    ids, positions, documents, segments (R, C): token, its position in its own document, the
-    (first) sequence of that document (-1 for filling), and 0 for prompt, 1 for response; the
-    responses to a shared prompt count on, and a token sees its prompt and its own response.
-    row, column, target, mask (B, T): for the t-th scored token of sequence b, the cell whose hidden
-    state predicts it, its id, and whether it exists. last (B, 2): each sequence's final cell.
-    """
-
-    ids_RC: Tensor
-    positions_RC: Tensor
-    documents_RC: Tensor
-    segments_RC: Tensor
-    row_BT: Tensor
-    column_BT: Tensor
-    target_BT: Tensor
-    mask_BT: Tensor
-    last_B2: Tensor
-    kind: Literal["padded", "packed", "shared"] = "padded"
-
-    def to(self, device: torch.device | str) -> "Layout":
-        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors)
-
-    @property
-    def scored(self) -> int:
-        """Number of scored tokens."""
-        return int(self.mask_BT.sum())
-
-
-def padded(sequences: Sequence[Tokens], *, score_prompt: bool = False, fill: int = 0) -> Layout:
-    """One sequence a row, filled on the right. Causal attention never looks at the filling."""
-    return _place(sequences, [[i] for i in range(len(sequences))], score_prompt, fill)
-
-
-def packed(
-    sequences: Sequence[Tokens], *, capacity: int, score_prompt: bool = False, fill: int = 0
-) -> Layout:
-    """Several sequences a row of at most ``capacity`` tokens (first fit, longest first).
-
-    Positions restart with each sequence, and attention stays within it: transformers derives the
-    block-diagonal mask from the restarts. Raises ValueError for a sequence longer than a row.
-    """
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(sequences)), key=lambda i: -sequences[i].length):
-        length = sequences[i].length
-        if length > capacity:
-            raise ValueError(f"a sequence of {length} tokens does not fit a row of {capacity}")
-        fits = next((r for r, free in enumerate(room) if free >= length), None)
-        if fits is None:
-            rows.append([])
-            room.append(capacity)
-            fits = len(rows) - 1
-        rows[fits].append(i)
-        room[fits] -= length
-    return _place(sequences, rows, score_prompt, fill)
-
-
-def shared(sequences: Sequence[Tokens], *, fill: int = 0) -> Layout:
-    """Neighbours with the same prompt share a row, up to `SHARERS` of them; it stands there once.
-
-    The model needs a mask then: see `truing.models.model.Model.place`.
-    """
-    rows: list[list[int]] = []
-    for i, tokens in enumerate(sequences):
-        room = rows and len(rows[-1]) < SHARERS
-        if room and tokens.prompt and tokens.prompt == sequences[rows[-1][0]].prompt:
-            rows[-1].append(i)
-        else:
-            rows.append([i])
-    return _place(sequences, rows, False, fill, share=True)
-
-
-def _place(
-    sequences: Sequence[Tokens],
-    rows: list[list[int]],
-    score_prompt: bool,
-    fill: int,
-    *,
-    share: bool = False,
-) -> Layout:
-    if any(s.length == 0 for s in sequences):
-        raise ValueError("a sequence of no tokens cannot be placed")
-    # A prompt in front of a response: once in a shared row, else always.
-    opened = {i: not share or i == row[0] for row in rows for i in row}
-    sizes = [s.length if opened[i] else len(s.response) for i, s in enumerate(sequences)]
-    width = max(sum(sizes[i] for i in row) for row in rows)
-    cells = torch.zeros(4, len(rows), width, dtype=torch.long)
-    cells[0], cells[2] = fill, -1
-    alone = all(len(row) == 1 for row in rows)
-    # Of each sequence the scored ids, and the cells in front of them, which predict them.
-    scored: dict[int, tuple[int, list[int], list[int]]] = {}
-    last = torch.zeros(len(sequences), 2, dtype=torch.long)
-    for r, row in enumerate(rows):
-        c = 0
-        for order, i in enumerate(row):
-            (prompt, response), n = sequences[i], sizes[i]
-            ids, begin = [*prompt, *response], sequences[i].length - n
-            cells[:, r, c : c + n] = torch.tensor(
-                [
-                    ids[begin:],
-                    list(range(begin, begin + n)),
-                    [row[0] if share else i] * n,
-                    [(1 + order * share) * (t >= len(prompt)) for t in range(begin, begin + n)],
-                ]
-            )
-            # The first token of a document has nothing that predicts it.
-            first = max(1, 0 if score_prompt else len(prompt))
-            before = [t - 1 if t - 1 < begin else c + t - 1 - begin for t in range(first, len(ids))]
-            scored[i] = (r, before, ids[first:])
-            last[i] = torch.tensor([r, c + n - 1])
-            c += n
-        # Filled cells continue the count where each sequence has a row: no mask is needed then.
-        # Else each is a document of its own, at position 0, which no context is too short for.
-        cells[1, r, c:] = torch.arange(c, width) if alone else 0
-    longest = max(1, max(len(ids) for _, _, ids in scored.values()))
-    grid = torch.zeros(4, len(sequences), longest, dtype=torch.long)
-    for i, (r, before, ids) in scored.items():
-        n = len(ids)
-        grid[:, i, :n] = torch.tensor([[r] * n, before, ids, [1] * n])
-    row_BT, column_BT, target_BT, mask_BT = grid
-    ids, positions, documents, segments = cells
-    places = (ids, positions, documents, segments, row_BT, column_BT, target_BT, mask_BT.bool())
-    return Layout(*places, last, "padded" if alone else "shared" if share else "packed")

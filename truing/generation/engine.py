@@ -69,6 +69,20 @@ class Trajectory:
         return self.ids[start:end]
 
 
+@dataclass
+class Counts:
+    """What an engine did, in all its calls. ``path``: by which way the model was run last, "llama"
+    (fast, for the Llama family) or "transformers". Tokens: read of prompts, spared because a prompt
+    was read already, and fed back one a step."""
+
+    path: str = ""
+    prompt_tokens: int = 0
+    prefix_tokens_saved: int = 0
+    steps: int = 0
+    tokens: int = 0
+    slots_refilled: int = 0
+
+
 class Engine(Protocol):
     """Anything that continues prompts: the live policy, or a server."""
 

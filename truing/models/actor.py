@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from truing.algorithms.tokens import entropy, token_logp
-from truing.data.batch import Layout, Tokens, padded
+from truing.data.layout import Layout, Tokens, padded
 from truing.models.heads import ValueModel
 from truing.models.model import Model, Policy
 from truing.models.roles import Role
@@ -89,7 +88,8 @@ class ActorCritic(nn.Module):
     def forward(self, layout: Layout, temperature: float = 1.0, *, foresee: bool = True) -> Figures:
         """Of the scored tokens at ``temperature``; no value unless it is to ``foresee``."""
         hidden_RCH = self.policy.hidden(layout)
-        logp_BT, entropy_BT = self.policy.figures(hidden_RCH, layout, temperature, self._head)
+        logp_BT, entropy_BT = self.policy.figures(hidden_RCH, layout, temperature, spread=True)
+        entropy_BT = entropy_BT if self.entropy_counts else entropy_BT.detach()
         idle = self.critic is None or not foresee
         return Figures(logp_BT, entropy_BT, None if idle else self._value(layout, hidden_RCH))
 
@@ -106,10 +106,6 @@ class ActorCritic(nn.Module):
         hidden_BTH = hidden_RCH[layout.row_BT, layout.column_BT]
         value_BT = self.critic(hidden_BTH.to(self.critic.weight.dtype)).squeeze(-1).float()
         return value_BT.masked_fill(~layout.mask_BT, 0.0)
-
-    def _head(self, logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
-        seen_NV = logits_NV if self.entropy_counts else logits_NV.detach()
-        return token_logp(logits_NV, target_N), entropy(seen_NV)
 
 
 def shared_head(policy: Policy) -> nn.Linear:

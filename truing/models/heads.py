@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from truing.algorithms.process import step_minimum, step_product
-from truing.data.batch import Layout, Tokens
+from truing.data.layout import Layout, Tokens
 from truing.data.steps import separator_ids, step_ends
 from truing.models.loading import (
     Loading,

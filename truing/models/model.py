@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from truing.algorithms.tokens import token_logp
-from truing.data.batch import SHARERS, Layout, Tokens, padded, shared
+from truing.data.layout import SHARERS, Layout, Tokens, flat, packed, padded, shared
 from truing.models import precision
+from truing.models.attention import spans
+from truing.models.head import Scaling, figures
 from truing.models.loading import (
     Loading,
     load_tokenizer,
@@ -31,11 +31,9 @@ from truing.models.loading import (
 )
 from truing.models.memory import release
 
-# Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
-CHUNK = 1024
 # Columns of a row and scored tokens are rounded up to multiples of these. CPU kernels are made, and
 # kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
-COLUMNS, SCORED = 16, 128
+COLUMNS, SCORED, CELLS = 16, 128, 64
 
 logging.disable_progress_bar()
 
@@ -75,18 +73,37 @@ class Model(nn.Module):
     def hidden(self, layout: Layout) -> Tensor:
         """Final hidden states (R, C, H) of a layout's cells.
 
-        A mask for shared prompts only: filling stands on the right, where causal attention never
-        looks, and transformers keeps packed sequences apart by their restarting positions.
+        Documents that share a row are kept apart by spans, or by a mask where the model reads none;
+        filling on the right needs neither, for causal attention never looks there, and in packed
+        rows transformers keeps sequences apart by their restarting positions.
         """
         rows, columns = layout.ids_RC.shape
-        if layout.kind == "packed" and "flash" in self._attention:
+        masked = layout.kind in ("shared", "flat")
+        if (masked and self.reads_spans) or (
+            layout.kind == "packed" and "flash" in self._attention
+        ):
             # With flash attention it looks for restarts in a batch of one row only.
-            flat = {"input_ids": layout.ids_RC, "position_ids": layout.positions_RC}
-            inputs = {name: cells.view(1, -1) for name, cells in flat.items()}
+            inputs = self._in_one_row(layout)
         else:
             inputs = self._widened(layout)
         hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
-        return hidden.view(rows, -1, hidden.shape[-1])[:, :columns]
+        if len(hidden) == rows:
+            return hidden[:, :columns]
+        return hidden[0, : rows * columns].view(rows, columns, -1)
+
+    def _in_one_row(self, layout: Layout) -> dict[str, Tensor]:
+        """A layout's cells as inputs, all rows in one; by spans filled up to `CELLS`."""
+        grids = (layout.ids_RC, layout.positions_RC, layout.documents_RC, layout.segments_RC)
+        flattened = [grid_RC.reshape(1, -1) for grid_RC in grids]
+        if layout.kind == "packed":
+            return {"input_ids": flattened[0], "position_ids": flattened[1]}
+        more = (0, -flattened[0].shape[1] % CELLS)
+        ids, positions = (nn.functional.pad(cells, more) for cells in flattened[:2])
+        return {
+            "input_ids": ids,
+            "position_ids": positions,
+            "attention_mask": spans(layout.documents_RC, layout.segments_RC, more[1]),
+        }
 
     def _widened(self, layout: Layout) -> dict[str, Tensor]:
         """A layout's cells as inputs, filled on the right, as its own rows are, up to a multiple
@@ -100,7 +117,7 @@ class Model(nn.Module):
             beyond = torch.zeros(more, dtype=torch.long, device=ids.device)
         filled = torch.cat([positions, beyond.expand(len(ids), -1)], 1)
         inputs = {"input_ids": nn.functional.pad(ids, (0, more)), "position_ids": filled}
-        if layout.kind == "shared":
+        if layout.kind in ("shared", "flat"):
             documents = nn.functional.pad(layout.documents_RC, (0, more), value=-1)
             seen_RCC = sight(documents, nn.functional.pad(layout.segments_RC, (0, more)))
             mask_RCC = torch.zeros_like(seen_RCC, dtype=self.network.dtype)
@@ -112,27 +129,64 @@ class Model(nn.Module):
     def _attention(self) -> str:
         return str(self.core.config._attn_implementation)
 
-    def place(self, sequences: Sequence[Tokens]) -> Layout:
-        """The layout for responses of which neighbours answer the same prompt: the prompt is read
-        once where the model can, else for each of them."""
-        return shared(sequences) if self.shares_prompts else padded(sequences)
+    def place(self, sequences: Sequence[Tokens], *, score_prompt: bool = False) -> Layout:
+        """The layout for responses of which neighbours may answer the same prompt: without filling,
+        and the prompt read once, where the model can; else what it can."""
+        if self.reads_spans:
+            return flat(sequences, score_prompt=score_prompt)
+        if self._packs:
+            whole = sum(tokens.length for tokens in sequences)
+            return packed(sequences, capacity=whole, score_prompt=score_prompt)
+        if self.shares_prompts and not score_prompt:
+            return shared(sequences)
+        return padded(sequences, score_prompt=score_prompt)
+
+    @property
+    def reads_spans(self) -> bool:
+        """Whether the model reads many texts in one row by `spans`: tried out, once."""
+        return self.device.type == "cpu" and self._spans
+
+    @cached_property
+    def _spans(self) -> bool:
+        random = any(getattr(m, "attention_dropout", 0.0) for m in self.core.modules())
+        if self._attention != "sdpa" or self._windows or random:
+            return False
+        return self._reads("spans")
 
     @cached_property
     def shares_prompts(self) -> bool:
         """Whether responses can share the row of their prompt: tried out, once, on six tokens."""
+        return self._attention in ("eager", "sdpa") and not self._windows and self._reads("mask")
+
+    @property
+    def _windows(self) -> bool:
+        """Whether some layer looks back a limited way only."""
         config = self.core.config.get_text_config()
         windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-        if self._attention not in ("eager", "sdpa") or windows:
-            return False
-        if getattr(config, "sliding_window", None):
-            return False
-        ids = tuple(i % config.vocab_size for i in range(1, 7))
+        return bool(windows or getattr(config, "sliding_window", None))
+
+    @cached_property
+    def _packs(self) -> bool:
+        """Whether flash attention keeps texts in one row apart by themselves."""
+        return "flash" in self._attention and self._reads("restarts")
+
+    def _reads(self, how: Literal["spans", "mask", "restarts"]) -> bool:
+        """Whether two responses to one prompt, in one row, come out as each alone."""
+        vocabulary = self.core.config.get_text_config().vocab_size
+        ids = tuple(i % vocabulary for i in range(1, 7))
         rows = [Tokens(ids[:3], ids[3:5]), Tokens(ids[:3], ids[5:])]
+        together = packed(rows, capacity=10) if how == "restarts" else shared(rows)
+        alone, found = padded(rows), list[Tensor]()
         with evaluating(self):
-            one, other = (
-                self.hidden(layout.to(self.device))[tuple(layout.last_B2.T)]
-                for layout in (shared(rows), padded(rows))
-            )
+            for layout in (together.to(self.device), alone.to(self.device)):
+                one_row = layout.kind != "padded" and how != "mask"
+                inputs = self._in_one_row(layout) if one_row else self._widened(layout)
+                try:
+                    hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
+                except (RuntimeError, ValueError, IndexError, TypeError):
+                    return False  # its attention is another
+                found.append(hidden[tuple(layout.last_B2.T)])
+        one, other = found
         # Half precision rounds its sums in another order; else only the last digits may differ.
         tolerance = 1e-2 if one.dtype in (torch.float16, torch.bfloat16) else 1e-4
         return torch.allclose(one.float(), other.float(), atol=tolerance, rtol=tolerance)
@@ -142,7 +196,8 @@ def cells(responses: Sequence[Tokens], model: Model) -> int:
     """Tokens that ``model`` reads for the responses to one prompt, which it may read once."""
     tokens = sum(response.length for response in responses)
     again = (len(responses) - 1) * len(responses[0].prompt)
-    return tokens - again if model.shares_prompts and len(responses) <= SHARERS else tokens
+    once = model.reads_spans or (model.shares_prompts and len(responses) <= SHARERS)
+    return tokens - again if once else tokens
 
 
 def sight(documents_RC: Tensor, segments_RC: Tensor) -> Tensor:
@@ -158,61 +213,37 @@ class Policy(Model):
 
     def forward(self, layout: Layout, temperature: float = 1.0) -> Tensor:
         """Log-probs (B, T) of the scored tokens at ``temperature``; zero where the mask is."""
-        (logp_BT,) = self.figures(self.hidden(layout), layout, temperature, _logp)
-        return logp_BT
+        return self.figures(self.hidden(layout), layout, temperature)[0]
 
     def figures(
-        self, hidden_RCH: Tensor, layout: Layout, temperature: float, head: "Head"
+        self, hidden_RCH: Tensor, layout: Layout, temperature: float, *, spread: bool = False
     ) -> tuple[Tensor, ...]:
-        """What ``head`` makes of each scored token's logits, (B, T) each; zero where the mask is.
-
-        The logits come at ``temperature``, a slice of at most `CHUNK` tokens at a time.
-        """
-
-        def figure(hidden_NH: Tensor, target_N: Tensor) -> Tensor:
-            return torch.stack(head(self.logits(hidden_NH) / temperature, target_N))
-
+        """Of each scored token (B, T) its log-prob at ``temperature`` and, with ``spread``, the
+        entropy of its distribution; zero where the mask is."""
         mask_BT = layout.mask_BT
         row_N, column_N, target_N = (
             _rounded_up(grid_BT[mask_BT])
             for grid_BT in (layout.row_BT, layout.column_BT, layout.target_BT)
         )
-        hidden_NH = hidden_RCH[row_N, column_N]
-        pieces: list[Tensor] = []
-        for start in range(0, max(1, len(target_N)), CHUNK):
-            part = hidden_NH[start : start + CHUNK], target_N[start : start + CHUNK]
-            if torch.is_grad_enabled() and len(target_N) > CHUNK:
-                # The slice's logits are computed again in the backward pass, never kept.
-                piece = checkpoint(figure, *part, use_reentrant=False)
-            else:
-                piece = figure(*part)
-            pieces.append(cast(Tensor, piece))
-        found_FN = torch.cat(pieces, 1)[:, : int(mask_BT.sum())]
-        empty_BT = found_FN.new_zeros(mask_BT.shape)
-        return tuple(empty_BT.masked_scatter(mask_BT, found_N) for found_N in found_FN)
+        found = figures(
+            self.core.get_output_embeddings(),
+            hidden_RCH[row_N, column_N],
+            target_N,
+            Scaling.of(self.core.config.get_text_config(), temperature),
+            spread=spread,
+        )
+        number, empty_BT = int(mask_BT.sum()), found[0].new_zeros(mask_BT.shape)
+        return tuple(empty_BT.masked_scatter(mask_BT, found_N[:number]) for found_N in found)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, float32 at least, with the scalings some families apply."""
-        config = self.core.config.get_text_config()
-        logits = self.core.get_output_embeddings()(hidden)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
-        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
-        cap = getattr(config, "final_logit_softcapping", None)  # Gemma
-        return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-# What can be told of scored tokens: logits (N, V) and targets (N,) -> figures (N,) each.
-Head = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-
-
-def _logp(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor]:
-    return (token_logp(logits_NV, target_N),)
+        scaling = Scaling.of(self.core.config.get_text_config())
+        return scaling(self.core.get_output_embeddings()(hidden))
 
 
 def _rounded_up(index_N: Tensor) -> Tensor:
-    """The indices, with zeros behind them up to a multiple of `SCORED`."""
-    return nn.functional.pad(index_N, (0, -len(index_N) % SCORED))
+    """The indices, with zeros behind them up to a multiple of `SCORED`, once at least."""
+    return nn.functional.pad(index_N, (0, -len(index_N) % SCORED if len(index_N) else SCORED))
 
 
 def logp(model: nn.Module, layout: Layout, temperature: float = 1.0) -> Tensor:

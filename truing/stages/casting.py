@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from truing import console
-from truing.data.batch import Encoder, Layout, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset, load
+from truing.data.layout import Layout, Tokens
 from truing.data.schema import Demonstration, Prompt
 from truing.lineage import Parent
 from truing.models.actor import ActorCritic, shared_head

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from truing import console
-from truing.data.batch import Tokens
+from truing.data.layout import Tokens
 from truing.models.model import Model
 from truing.run import Run
 from truing.settings import SaveTopic, TrainingConfig

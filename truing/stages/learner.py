@@ -16,21 +16,22 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from truing import console
-from truing.data.batch import Layout, Tokens
+from truing.data.layout import Layout
 from truing.keys import generator
 from truing.models import precision
 from truing.models.actor import ActorCritic
 from truing.models.memory import release
 from truing.models.model import Model, evaluating
 from truing.settings import OptimTopic
+from truing.stages.budget import by_tokens, enough_memory
+from truing.stages.sums import Sums, add_sums, gather_sums, means, of_layouts
+from truing.stages.sums import stat as stat
 
 # Optimiser steps between two returns of freed memory to the system.
 TRIM = 10
 Row = TypeVar("Row", contravariant=True)
 # How an objective's responses become a layout: `Model.place`, for one.
-Place = Callable[[Sequence[Tokens]], Layout]
-# A metric on its way: its sum and the count it is a mean over. Ranks and steps just add up.
-Sums = dict[str, tuple[Tensor, Tensor]]
+Place = Callable[..., Layout]
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,9 @@ class Learner:
         """
         self.taken += 1
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        size = self.config.per_device_train_batch_size
+        size, budget = self.config.per_device_train_batch_size, self.config.tokens_per_batch
         work = [
-            (objective, micro_batches(rows[rank::world], objective, size))
+            (objective, micro_batches(rows[rank::world], objective, size, budget))
             for objective, rows in parts
         ]
         # Dropout, where there is any, draws from torch's own generator: key that too.
@@ -290,7 +291,8 @@ def _accumulate(
     ]
     sums: Sums = {}
     for i, (objective, batch, totals) in enumerate(queue, start=1):
-        with precision.training(), _synchronised(accelerator, wrapped, i == len(queue)):
+        last = i == len(queue)
+        with enough_memory(batch), precision.training(), _synchronised(accelerator, wrapped, last):
             loss, stats = objective.loss(wrapped, batch.to(accelerator.device), totals)
             if not bool(torch.isfinite(loss)):
                 terms = [n for n, (total, _) in stats.items() if not bool(total.isfinite())]
@@ -306,6 +308,8 @@ def _accumulate(
             accelerator.backward(loss * accelerator.num_processes)
         add_sums(sums, {"loss": (loss.detach(), torch.zeros_like(loss)), **stats})
     sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)
+    layouts = (batch.layout.to(accelerator.device) for _, batch, _ in queue)
+    sums |= of_layouts(layouts, accelerator.num_processes)
     return gather_sums(accelerator, sums)
 
 
@@ -314,9 +318,11 @@ def _synchronised(accelerator: Accelerator, wrapped: nn.Module, last: bool) -> A
     return torch.enable_grad() if last else accelerator.no_sync(wrapped)
 
 
-def micro_batches(rows: Sequence[Any], objective: Objective[Any], size: int) -> list[Batch]:
-    """One rank's rows of a step in micro-batches; like lengths together, so less is filling, and
-    families before that."""
+def micro_batches(
+    rows: Sequence[Any], objective: Objective[Any], size: int, budget: int | None = None
+) -> list[Batch]:
+    """One rank's rows of a step in micro-batches, of ``size`` rows or of up to ``budget`` tokens;
+    like lengths together, so less is filling, and families before that."""
     ordered = sorted(rows, key=objective.length, reverse=True)
     if isinstance(objective, Related):
         families: dict[Hashable, list[Any]] = {}
@@ -324,6 +330,8 @@ def micro_batches(rows: Sequence[Any], objective: Objective[Any], size: int) -> 
             families.setdefault(objective.family(row), []).append(row)
         ordered = [row for family in families.values() for row in family]
     parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    if budget is not None:
+        parts = by_tokens(ordered, lambda part: objective.collate(part).layout.cells, budget)
     return [replace(objective.collate(part), rows=part) for part in parts]
 
 
@@ -349,34 +357,6 @@ def global_totals(
         )
         for name, value in totals.items()
     }
-
-
-def add_sums(into: Sums, more: Sums) -> None:
-    for name, (total, count) in more.items():
-        old = into.get(name)
-        into[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
-
-
-def gather_sums(accelerator: Accelerator, sums: Sums) -> Sums:
-    """The sums of all ranks together."""
-    if accelerator.num_processes == 1:
-        return sums
-    flat = torch.stack([torch.stack([t.float(), c.float()]) for t, c in sums.values()])
-    flat = accelerator.reduce(flat, reduction="sum")
-    return {name: (flat[i, 0], flat[i, 1]) for i, name in enumerate(sums)}  # pyright: ignore
-
-
-def means(sums: Sums) -> dict[str, float]:
-    """The metrics; one that nothing counted for is left out, since 0 would be a figure."""
-    return {name: float(total) / float(n) for name, (total, n) in sums.items() if float(n)}
-
-
-def stat(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The sum and count of some values, for a metric that is their (weighted) mean."""
-    values = values.detach()
-    if weight is None:
-        return values.sum(), torch.tensor(float(values.numel()), device=values.device)
-    return (values * weight).sum(), weight.sum()
 
 
 def evaluate(

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from truing.algorithms.policy import Surrogate, ppo_clip, value_clip
 from truing.algorithms.tokens import k2, k3, reduce_mean, sequence_mean, sequence_sum
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.models.actor import ActorCritic
 from truing.stages.learner import Batch, Place, Sums, stat
 

@@ -11,14 +11,17 @@ from rich.markup import escape
 from torch import Tensor
 
 from truing import console
-from truing.data.batch import Encoder, Tokens, padded
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, padded
 from truing.data.profile import Figures, lines, profile, spread
 from truing.models.actor import ActorCritic
+from truing.models.head import CHUNK
 from truing.models.heads import ValueModel
-from truing.models.model import CHUNK, Model
+from truing.models.model import Model
 from truing.models.roles import VALUE, adapter_name
 from truing.settings import TrainingConfig
+from truing.stages.budget import too_long
 from truing.stages.trainer import total_rows, total_steps
 
 # Tokens of the sequence in which activations are counted.
@@ -91,6 +94,8 @@ def outlook(
     at_once = min(at_once, at_once * config.gradient_accumulation_steps // parts)
     rows = sorted(zip(lengths, scored, strict=True))[-at_once:]
     tokens, targets = (sum(column) for column in zip(*rows, strict=True))
+    if config.tokens_per_batch is not None:
+        tokens, targets = (min(n, config.tokens_per_batch) for n in (tokens, targets))
     memory = {role: weights[role] for role in dict.fromkeys(("policy", "critic", *weights))}
     memory["gradients and AdamW"] = 3 * sum(p.numel() * p.element_size() for p in learnt)
     # One process lets go of the critic's before the policy's begin.
@@ -170,6 +175,10 @@ def announce(
             f"no row of {rows.name} can be used ({encode.told}): raise max_length, as far as the "
             "model's context goes, or shorten the prompts"
         )
+    budget = config.tokens_per_batch
+    if budget is not None and max(lengths) > budget:
+        longest = lengths.index(max(lengths))
+        raise too_long(lengths[longest], budget, f"row {longest + 1} of those used of {rows.name}")
     if any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
         console.say(
             "[yellow]weights in bfloat16 are trained, whose eight bits lose small updates: set "

@@ -17,8 +17,9 @@ from truing.algorithms import preference
 from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.reference_free import cpo, log_odds_ratio, orpo, simpo
 from truing.algorithms.tokens import reduce_mean
-from truing.data.batch import Encoder, Tokens, padded
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, padded
 from truing.data.schema import Comparison, Ranking, unfinished
 from truing.lineage import Parent
 from truing.models.loading import Loading

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from truing.algorithms.process import step_cross_entropy
 from truing.algorithms.tokens import reduce_mean
-from truing.data.batch import Tokens, padded
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, padded
 from truing.data.schema import Steps
 from truing.data.steps import StepEncoder, split_steps, step_ends
 from truing.models import precision

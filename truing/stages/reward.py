@@ -9,8 +9,9 @@ import yaml
 from rich.markup import escape
 
 from truing import console
-from truing.data.batch import Encoder, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import SIMULATED, DataError, Dataset, load
+from truing.data.layout import Tokens
 from truing.data.schema import Demonstration, Ranking, Steps
 from truing.data.steps import StepEncoder
 from truing.lineage import Parent

@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from truing.data.batch import Encoder, Layout, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Layout, Tokens
 from truing.data.schema import Prompt, Text
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.generation.local import LocalEngine

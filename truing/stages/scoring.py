@@ -23,8 +23,9 @@ from truing.algorithms.cost import cost_sign
 from truing.algorithms.ranking import plackett_luce
 from truing.algorithms.rating import squared_error
 from truing.algorithms.tokens import reduce_mean
-from truing.data.batch import Encoder, Tokens, padded
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, padded
 from truing.data.schema import Ranking
 from truing.stages.columns import harmful_of, margin_of, probability_of, ratings_of
 from truing.stages.learner import Batch, Place, Sums, stat

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from truing.algorithms.tokens import reduce_mean
-from truing.data.batch import Encoder, Tokens, packed, padded
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, padded
 from truing.data.schema import Demonstration, unfinished
 from truing.models.loading import Loading
 from truing.models.model import load_policy, logp
@@ -14,27 +15,24 @@ from truing.run import Run
 from truing.settings import SftConfig
 from truing.stages import outlook, setup
 from truing.stages.driving import fit
-from truing.stages.learner import Batch, Sums
-
-# A packed row is at least this long (tokens), so that short rows share one.
-ROW = 512
+from truing.stages.learner import Batch, Place, Sums
 
 
 class Imitation:
-    """Negative log-likelihood per scored token, over all tokens of the optimiser step."""
+    """Negative log-likelihood per scored token, over all tokens of the optimiser step.
 
-    def __init__(self, config: SftConfig) -> None:
-        self.packing = config.packing
+    ``place``: how rows are laid out.
+    """
+
+    def __init__(self, config: SftConfig, place: Place = padded) -> None:
+        self.place = place
         self.score_prompt = not config.completion_only_loss
 
     def length(self, row: Tokens) -> int:
         return row.length
 
     def collate(self, rows: Sequence[Tokens]) -> Batch:
-        if not self.packing:
-            return Batch(padded(rows, score_prompt=self.score_prompt), {})
-        capacity = max(ROW, *(row.length for row in rows))
-        return Batch(packed(rows, capacity=capacity, score_prompt=self.score_prompt), {})
+        return Batch(self.place(rows, score_prompt=self.score_prompt), {})
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"tokens": batch.layout.scored}
@@ -84,7 +82,7 @@ def run(config: SftConfig) -> Run | outlook.Outlook:
             accelerator,
             policy,
             rows,
-            Imitation(config),
+            Imitation(config, policy.place),
             config,
             held_out=eval_rows,
             look=look,

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from truing import console
 from truing.algorithms.tokens import reduce_mean
 from truing.algorithms.unpaired import kto, kto_baseline
-from truing.data.batch import Encoder, Tokens, padded
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset
+from truing.data.layout import Tokens, padded
 from truing.data.schema import Label, unfinished
 from truing.keys import generator
 from truing.models.loading import Loading

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from truing.data.batch import Encoder, Tokens
+from truing.data.batch import Encoder
+from truing.data.layout import Tokens
 from truing.data.schema import Comparison
 from truing.evaluate.reward_bench import bag_of_words, length_margins, plain
 from truing.evaluate.summary import Item, Reply, RewardTest, Scorer, System

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import BOS, CHAT, END, byte_tokenizer, piece_tokenizer
-from truing.data.batch import Encoder, Layout, Tokens, packed, padded, shared
+from truing.data.batch import Encoder
+from truing.data.layout import Layout, Tokens, packed, padded, shared
 from truing.data.schema import Message
 
 BYTES, PIECES = byte_tokenizer(), piece_tokenizer()

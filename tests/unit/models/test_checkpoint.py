@@ -14,7 +14,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.models.checkpoint import add_lora, export
 from truing.models.heads import load_reward_model, load_value_model, sequence_scores
 from truing.models.loading import Loading

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from tests.conftest import byte_tokenizer, tiny_network
-from truing.data.batch import Tokens, packed, padded
+from truing.data.layout import Tokens, packed, padded
 from truing.models.heads import RewardModel, load_reward_model, sequence_scores
 from truing.models.loading import Loading
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tests.conftest import tiny_folder
-from truing.data.batch import Layout, Tokens, packed, padded, shared
+from truing.data.layout import Layout, Tokens, packed, padded, shared
 from truing.keys import generator
+from truing.models import head
 from truing.models import model as module
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp, sequence_logps
@@ -128,9 +129,15 @@ def test_slices_of_the_head_change_nothing_and_bound_the_logits(
     policy, layout = load_policy(tiny, Loading(dtype="float64")), padded(draw_rows())
     whole, slopes = gradients(policy, layout)
     sizes: list[tuple[int, ...]] = []
-    head = policy.core.get_output_embeddings()
-    head.register_forward_hook(lambda *call: sizes.append(tuple(call[2].shape)))
-    monkeypatch.setattr(module, "CHUNK", 3)
+    linear = torch.nn.functional.linear
+
+    def spied(*given: Any) -> Tensor:
+        out = linear(*given)
+        sizes.extend([tuple(out.shape)] * (out.shape[-1] == 270))
+        return out
+
+    monkeypatch.setattr(head, "CHUNK", 3)
+    monkeypatch.setattr(torch.nn.functional, "linear", spied)
     with torch.no_grad():
         close(logp(policy, layout, 1.3), whole, 1e-12)
     # Only scored tokens (rounded up) reach the head, three at a time; never (B, T, V).
@@ -162,7 +169,9 @@ def test_a_shared_prompt_changes_nothing(name: str, attention: str, tmp_path: Pa
     assert policy.shares_prompts
     rows = answers()
     layout = policy.place(rows)
-    assert (layout.kind, len(layout.ids_RC)) == ("shared", len(GROUPS) + 2)
+    kind, rows_there = ("flat", 1) if attention == "sdpa" else ("shared", len(GROUPS) + 2)
+    assert (layout.kind, len(layout.ids_RC)) == (kind, rows_there)
+    assert policy.reads_spans == (attention == "sdpa")
     got, slopes = gradients(policy, layout)
     wanted, others = gradients(policy, padded(rows))
     # All but GPT-2 compute norms, rotations or softmax in float32 whatever the weights are.
@@ -216,6 +225,7 @@ def test_rounding_shapes_up_changes_nothing_and_keeps_to_the_context(
         lambda _, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
     )
     batches = padded(rows), packed(rows, capacity=25), padded([*rows, long]), shared(answers())
+    monkeypatch.setitem(vars(policy), "_spans", False)
     for layout in batches:
         monkeypatch.setattr(module, "COLUMNS", 7)
         monkeypatch.setattr(module, "SCORED", 5)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.conftest import tiny_folder
-from truing.data.batch import Tokens, padded, shared
+from truing.data.layout import Tokens, padded, shared
 from truing.models.actor import ActorCritic
 from truing.models.checkpoint import ADAPTER, BASE, add_lora, export, fingerprint
 from truing.models.heads import (

@@ -10,7 +10,7 @@ import torch
 from tests.conftest import tiny_folder
 from tests.online import cast_of, column, louder, played, ran, reward_model
 from truing.config import ConfigError
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.lineage import Parent
 from truing.models.heads import ValueModel
 from truing.models.model import load_policy, logp

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from truing.data.batch import Tokens
+from truing.data.layout import Tokens
 from truing.keys import generator
 from truing.settings_group import GrpoConfig, ReinforceConfig
 from truing.settings_online import PpoConfig, RlooConfig

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.online import FREE, column, played, ran, weights
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.models.model import load_policy
 from truing.stages.objective import Lesson
 from truing.stages.rollout import Episode

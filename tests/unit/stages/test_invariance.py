@@ -9,7 +9,7 @@ import pytest
 
 from tests.cases import CASES, COUNT, EOS, MIXED, PAD, home
 from tests.invariance import Layouts, Stage, double, moved
-from truing.data.batch import padded
+from truing.data.layout import padded
 
 TOLERANCE = 1e-9
 # Ways to cut a step of eight rows: micro-batches of so many, in this order of the rows. 8, 4, 2
@@ -58,11 +58,13 @@ def test_no_cut_order_or_filling_changes_a_step(name: str, folder: Path) -> None
     for filling, layouts in FILLINGS.items():
         found = stage.step(size=3 if "words" in filling else COUNT, layouts=layouts)
         assert not whole.differs(found, TOLERANCE), filling
+    for budget in (60, 45):
+        assert not whole.differs(stage.step(size=COUNT, tokens_per_batch=budget), TOLERANCE), budget
     # A row for each response, in place of a prompt that is read once, or of several in one row.
     for objective, rows in stage.parts:
         together = objective.collate(rows).layout
-        vars(objective).update(packing=False, place=padded)
-        if name == "sft packed" or name.startswith(("reward", "dpo")):
+        vars(objective).update(place=padded)
+        if name.startswith(("sft", "reward", "dpo", "kto")):
             assert together.kind != objective.collate(rows).layout.kind
     assert not whole.differs(stage.step(size=COUNT), TOLERANCE)
     # Bite: each micro-batch divided by its own count.

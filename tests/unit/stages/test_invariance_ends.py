@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.cases import EOS, home
 from tests.invariance import double, exact, moved
 from tests.online import played
-from truing.data.batch import Layout, Tokens, packed, padded, shared
-from truing.generation import local
+from truing.data.layout import Layout, Tokens, packed, padded, shared
+from truing.generation import continuous, local
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.models.heads import load_reward_model
 from truing.models.loading import Loading
@@ -52,7 +52,7 @@ class Scripted(local.LocalEngine):
                 return token_B, logp_BV.gather(-1, token_B[:, None]).squeeze(-1)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(local, "choose", choose)
+                patch.setattr(continuous, "choose", choose)
                 found += super().generate([request], sampling)
         return found
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.cases import CASES, COUNT, EOS, PAD, home
 from tests.invariance import Stage, double, moved
-from truing.data.batch import Layout
+from truing.data.layout import Layout
 
 ONE_EACH = ["sft whole", "reward bradley_terry", "dpo sigmoid", "online ppo"]
 # The other cases do what one of these does: they are for `make slow`.

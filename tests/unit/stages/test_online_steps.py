@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.online import FREE, column, played, ran, weights
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
 from truing.models.model import load_policy

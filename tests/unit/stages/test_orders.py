@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from truing.config import ConfigError, check
-from truing.data.batch import Encoder, Tokens, padded, shared
+from truing.data.batch import Encoder
 from truing.data.formats import load
+from truing.data.layout import Tokens, padded, shared
 from truing.data.schema import Ranking
 from truing.keys import generator
 from truing.models.loading import Loading

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.conftest import byte_tokenizer
 from tests.online import KINDS, reward_model
 from truing.config import check
-from truing.data.batch import Tokens
+from truing.data.layout import Tokens
 from truing.models.actor import ActorCritic
 from truing.models.checkpoint import add_lora, export
 from truing.models.heads import ValueModel, load_reward_model, load_value_model

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.conftest import tiny_network
-from truing.data.batch import Encoder, Tokens, padded
+from truing.data.batch import Encoder
 from truing.data.formats import load
+from truing.data.layout import Tokens, padded
 from truing.data.schema import Comparison
 from truing.lineage import Parent
 from truing.models.model import load_policy, logp, sequence_logps

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from truing.cli import COMMANDS
 from truing.config import ConfigError, check, from_yaml, parse, to_yaml
-from truing.data.batch import Tokens, padded, shared
+from truing.data.layout import Tokens, padded, shared
 from truing.models.model import load_policy, logp
 from truing.settings import DpoConfig
 from truing.settings_preference import LOSSES, WITHOUT_REFERENCE

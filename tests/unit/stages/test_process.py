@@ -12,8 +12,9 @@ import torch
 from tests.online import column, ran
 from truing.cli import main
 from truing.config import check
-from truing.data.batch import Encoder, Tokens, shared
+from truing.data.batch import Encoder
 from truing.data.formats import Dataset, load
+from truing.data.layout import Tokens, shared
 from truing.data.schema import Steps
 from truing.data.steps import StepEncoder
 from truing.models.actor import ActorCritic

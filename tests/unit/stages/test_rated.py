@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from truing.data.batch import Encoder, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import load
+from truing.data.layout import Tokens
 from truing.data.schema import Ranking
 from truing.models.model import load_policy
 from truing.rewards import load_reward, score

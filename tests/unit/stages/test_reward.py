@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from truing.algorithms import bradley_terry
-from truing.data.batch import Encoder, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import load
+from truing.data.layout import Tokens
 from truing.data.schema import Demonstration, Ranking
 from truing.lineage import Parent
 from truing.models.heads import load_reward_model, sequence_scores

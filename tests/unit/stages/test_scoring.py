@@ -11,8 +11,9 @@ import torch
 
 from truing.algorithms import bradley_terry
 from truing.config import ConfigError
-from truing.data.batch import Encoder, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import DataError, load, save
+from truing.data.layout import Tokens
 from truing.data.schema import Ranking
 from truing.models.heads import load_reward_model, of_kind, sequence_scores
 from truing.models.model import load_policy

@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import DistributedType
 
-from truing.data.batch import Encoder, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import DataError, Dataset, load
+from truing.data.layout import Tokens
 from truing.data.schema import Demonstration
 from truing.lineage import Parent
 from truing.models.model import Policy, load_policy

@@ -12,8 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from truing.data.batch import Encoder, Tokens
+from truing.data.batch import Encoder
 from truing.data.formats import load
+from truing.data.layout import Tokens
 from truing.data.schema import Demonstration, Message
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from truing.data.batch import Tokens, padded
+from truing.data.layout import Tokens, padded
 from truing.keys import generator
 from truing.models.checkpoint import add_lora
 from truing.models.loading import Loading

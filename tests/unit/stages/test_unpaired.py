@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from truing.config import ConfigError, check
-from truing.data.batch import Encoder, Tokens, padded, shared
+from truing.data.batch import Encoder
 from truing.data.formats import load
+from truing.data.layout import Tokens, padded, shared
 from truing.data.schema import Label
 from truing.keys import generator
 from truing.models.loading import Loading

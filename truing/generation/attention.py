@@ -1,0 +1,130 @@
+"""Who may look at whom: within each prompt while it is read, and one new token a slot thereafter.
+
+A response's token looks at its prompt, whose keys lie in one place for all responses to it, and at
+the response so far. The scores of both stand side by side before the softmax, so the result is that
+of one sequence. In torch for any device and number format, and by `kernels.c` where that can run.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from truing.generation.cache import Slots
+from truing.generation.llama import Llama
+
+
+class Reading:
+    """Prompts side by side in one flat row; each token looks back within its own."""
+
+    def __init__(
+        self, model: Llama, slots: Slots, rows: Sequence[int], turn: tuple[Tensor, Tensor]
+    ) -> None:
+        self.model, self.slots, self.rows = model, slots, rows
+        self.sizes = [int(slots.width[row]) for row in rows]
+        at_N = torch.cat([torch.arange(size) for size in self.sizes]).to(turn[0].device)
+        self.cos_N1D, self.sin_N1D = (table[at_N].unsqueeze(1) for table in turn)
+
+    def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
+        heads, groups = self.model.heads, self.model.groups
+        turned = rotated(qkv_NHD[:, : heads + groups], self.cos_N1D, self.sin_N1D)
+        whole = torch.cat([turned, qkv_NHD[:, heads + groups :]], 1)
+        seen: list[Tensor] = []
+        for row, part in zip(self.rows, whole.split(self.sizes), strict=True):
+            q, k, v = part.transpose(0, 1).split([heads, groups, groups])
+            self.slots.prompts[layer, 0, row, :, : len(part)] = k
+            self.slots.prompts[layer, 1, row, :, : len(part)] = v
+            found = F.scaled_dot_product_attention(
+                q[None], k[None], v[None], is_causal=True, scale=self.model.scale,
+                enable_gqa=heads != groups,
+            )  # fmt: skip
+            seen.append(found[0].transpose(0, 1).flatten(1))
+        return torch.cat(seen)
+
+
+class Writing:
+    """One new token in each slot in use, in torch.
+
+    The slots of a prompt lie together for its part of the scores, filled up to as many as the
+    prompt with most has; the rest is masked. ``members_PM`` are the slots of each prompt, and slot
+    s is the ``place_S[s]``-th of its own.
+    """
+
+    def __init__(self, model: Llama, slots: Slots, turn: tuple[Tensor, Tensor]) -> None:
+        self.model, self.slots, device = model, slots, slots.own.device
+        count, prompts = len(slots), len(slots.known)
+        length, prompt = slots.length[:count], slots.prompt[:count]
+        width = slots.width[:prompts]
+        self.wide, self.long = int(width.max()), int(length.max()) + 1
+        self.at_S, self.length_S, self.prompt_S = (
+            x.to(device) for x in (torch.arange(count), length, prompt)
+        )
+        at_S = (length + width[prompt]).to(device)
+        self.cos_S1D, self.sin_S1D = (table[at_S].unsqueeze(1) for table in turn)
+        same_SS = (prompt[:, None] == prompt).tril(-1)
+        place = same_SS.sum(-1)
+        members = torch.zeros(prompts, int(place.max()) + 1, dtype=torch.long)
+        members[prompt, place] = torch.arange(count)
+        self.place_S, self.members_PM = place.to(device), members.to(device)
+        beyond = (
+            torch.arange(self.wide) >= width[prompt, None],
+            torch.arange(self.long) > length[:, None],
+        )
+        self.beyond_S11T = torch.cat(beyond, 1)[:, None, None].to(device)
+
+    def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
+        heads, groups, count = self.model.heads, self.model.groups, len(self.at_S)
+        prompts, most = self.members_PM.shape
+        turned = rotated(qkv_NHD[:, : heads + groups], self.cos_S1D, self.sin_S1D)
+        q_SGRD = turned[:, :heads].unflatten(1, (groups, -1)) * self.model.scale
+        keys, values = self.slots.own[layer]
+        keys[self.at_S, :, self.length_S] = turned[:, heads:]
+        values[self.at_S, :, self.length_S] = qkv_NHD[:, heads + groups :]
+        own_k, own_v = keys[:count, :, : self.long], values[:count, :, : self.long]
+        prompt_k, prompt_v = self.slots.prompts[layer, :, :prompts, :, : self.wide]
+        q_PGND = q_SGRD[self.members_PM].transpose(1, 2).flatten(2, 3)
+        prompt_PGMRT = (q_PGND @ prompt_k.mT).unflatten(2, (most, -1))
+        prompt_SGRT = prompt_PGMRT[self.prompt_S, :, self.place_S]
+        score_SGRT = torch.cat([prompt_SGRT, q_SGRD @ own_k.mT], -1)
+        score_SGRT.masked_fill_(self.beyond_S11T, -torch.inf)
+        exact = torch.promote_types(score_SGRT.dtype, torch.float32)
+        share_SGRT = score_SGRT.softmax(-1, dtype=exact).to(score_SGRT.dtype)
+        of_prompt, of_own = share_SGRT.split([self.wide, self.long], -1)
+        seen_SGRD = of_own @ own_v
+        of_prompt_PGNT = of_prompt[self.members_PM].transpose(1, 2).flatten(2, 3)
+        seen_PGMRD = (of_prompt_PGNT @ prompt_v).unflatten(2, (most, -1))
+        seen_SGRD += seen_PGMRD[self.prompt_S, :, self.place_S]
+        return seen_SGRD.flatten(1)
+
+
+class Kernel:
+    """The same by `kernels.c`, which needs neither masks nor filling."""
+
+    def __init__(self, model: Llama, slots: Slots, turn: tuple[Tensor, Tensor]) -> None:
+        assert model.kernels is not None
+        self.kernels, self.model, self.slots = model.kernels, model, slots
+        count = len(slots)
+        prompt = slots.prompt[:count]
+        at = slots.length[:count] + slots.width[prompt]
+        self.cos, self.sin = (table[at] for table in turn)
+        self.order = prompt.argsort()
+        self.out = slots.own.new_empty(count, model.heads * model.dim)
+        room, width = slots.own.shape[-2], slots.prompts.shape[-2]
+        threads = min(torch.get_num_threads(), count)
+        self.spare = slots.own.new_empty(threads, room + width)
+        self.sizes = (count, model.heads, model.groups, room, width, room + width, threads)
+
+    def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
+        slots = self.slots
+        kept = (*slots.own[layer], *slots.prompts[layer])
+        book = (self.order, slots.length, slots.prompt, slots.width, self.spare)
+        tensors = (self.out, qkv_NHD, self.cos, self.sin, *kept, *book)
+        self.kernels.attend(*tensors, *self.sizes)
+        return self.out
+
+
+def rotated(x_NHD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
+    """Rotary positions: each pair (d, d + D/2) of a head turned by its angle."""
+    one, two = x_NHD.chunk(2, -1)
+    return x_NHD * cos_N1D + torch.cat([-two, one], -1) * sin_N1D

@@ -1,0 +1,122 @@
+/* What lies between the matrix products of a decode step, on a CPU in float32, each as one call:
+ * the norm, the gate, and attention for one new token a row. DIM, the size of a head, is a
+ * constant. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* exp(x) for x <= 0, to float32 precision: 2^k times a polynomial on half a step around zero. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float k = floorf(x * 1.44269504f + 0.5f);
+    float r = x - k * 0.693359375f + k * 2.12194440e-4f;
+    float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666667e-2f
+              + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
+    union { int32_t i; float f; } power = {((int32_t)k + 127) << 23};
+    return p * power.f;
+}
+
+/* out = x / sqrt(mean(x^2) + epsilon) * weight, for each row of x (rows, width). */
+void norm(float *out, const float *x, const float *weight, double epsilon,
+          int64_t rows, int64_t width, int64_t threads) {
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *from = x + i * width;
+        float sum = 0;
+        #pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < width; j++) sum += from[j] * from[j];
+        const float scale = 1.0f / sqrtf(sum / width + (float)epsilon);
+        for (int64_t j = 0; j < width; j++) out[i * width + j] = from[j] * scale * weight[j];
+    }
+}
+
+/* out = silu(gate) * up, for each row of x: gate and up (rows, 2 * width). */
+void gate(float *out, const float *x, int64_t rows, int64_t width, int64_t threads) {
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *from = x + 2 * i * width;
+        for (int64_t j = 0; j < width; j++) {
+            const float e = exponential(-fabsf(from[j]));
+            const float open = (from[j] < 0 ? e : 1.0f) / (1.0f + e);
+            out[i * width + j] = from[j] * open * from[width + j];
+        }
+    }
+}
+
+static void rotate(float *to, const float *x, const float *cosine, const float *sine) {
+    const int half = DIM / 2;
+    for (int d = 0; d < half; d++) {
+        to[d] = x[d] * cosine[d] - x[d + half] * sine[d];
+        to[d + half] = x[d + half] * cosine[d + half] + x[d] * sine[d + half];
+    }
+}
+
+static void score(float *to, const float *q, const float *keys, int64_t count) {
+    for (int64_t j = 0; j < count; j++) {
+        float sum = 0;
+        #pragma omp simd reduction(+ : sum)
+        for (int d = 0; d < DIM; d++) sum += q[d] * keys[j * DIM + d];
+        to[j] = sum;
+    }
+}
+
+/* to += weights @ values, four values at a time: a sum then goes to memory a quarter as often. */
+static void mix(float *to, const float *weight, const float *values, int64_t count) {
+    int64_t j = 0;
+    for (; j + 4 <= count; j += 4, values += 4 * DIM)
+        #pragma omp simd
+        for (int d = 0; d < DIM; d++)
+            to[d] += weight[j] * values[d] + weight[j + 1] * values[DIM + d]
+                     + weight[j + 2] * values[2 * DIM + d] + weight[j + 3] * values[3 * DIM + d];
+    for (; j < count; j++, values += DIM)
+        for (int d = 0; d < DIM; d++) to[d] += weight[j] * values[d];
+}
+
+/* Rotate queries and keys, remember keys and values, look.
+ *
+ * A row has keys in two places: its prompt's, kept once for all rows that answer it, and its own.
+ * Rows come in the order of their prompts, so that a shared prompt stays in the CPU's nearest
+ * memory; nothing is padded, masked or copied.
+ *
+ * qkv (rows, heads + 2 groups, DIM), cosine and sine (rows, DIM), out (rows, heads, DIM);
+ * own keys and values (rows, groups, room, DIM), the prompts' (prompts, groups, width, DIM).
+ * spare: threads * longest numbers, longest being the most keys a row can have. */
+void attend(float *out, float *qkv, const float *cosine, const float *sine,
+            float *own_keys, float *own_values, const float *keys, const float *values,
+            const int64_t *order, const int64_t *length, const int64_t *prompt,
+            const int64_t *prompt_length, float *spare, int64_t rows, int64_t heads,
+            int64_t groups, int64_t room, int64_t width, int64_t longest, int64_t threads) {
+    const int64_t each = heads / groups;
+    const float scale = 1.0f / sqrtf(DIM);
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t part = 0; part < threads; part++)
+    for (int64_t g = 0; g < groups; g++)
+    for (int64_t i = part * rows / threads; i < (part + 1) * rows / threads; i++) {
+        const int64_t row = order[i], own = length[row], before = prompt_length[prompt[row]];
+        const int64_t mine = (row * groups + g) * room * DIM, count = before + own + 1;
+        const int64_t shared = (prompt[row] * groups + g) * width * DIM;
+        float *weight = spare + part * longest;
+        float *heads_of_row = qkv + row * (heads + 2 * groups) * DIM;
+        const float *turn = cosine + row * DIM, *other = sine + row * DIM;
+        rotate(own_keys + mine + own * DIM, heads_of_row + (heads + g) * DIM, turn, other);
+        memcpy(own_values + mine + own * DIM, heads_of_row + (heads + groups + g) * DIM,
+               DIM * sizeof(float));
+        for (int64_t h = g * each; h < (g + 1) * each; h++) {
+            float q[DIM], to[DIM] = {0}, most = -INFINITY, sum = 0;
+            rotate(q, heads_of_row + h * DIM, turn, other);
+            for (int d = 0; d < DIM; d++) q[d] *= scale;
+            score(weight, q, keys + shared, before);
+            score(weight + before, q, own_keys + mine, own + 1);
+            #pragma omp simd reduction(max : most)
+            for (int64_t j = 0; j < count; j++) most = weight[j] > most ? weight[j] : most;
+            #pragma omp simd reduction(+ : sum)
+            for (int64_t j = 0; j < count; j++) {
+                weight[j] = exponential(weight[j] - most);
+                sum += weight[j];
+            }
+            mix(to, weight, values + shared, before);
+            mix(to, weight + before, own_values + mine, own + 1);
+            for (int d = 0; d < DIM; d++) out[(row * heads + h) * DIM + d] = to[d] / sum;
+        }
+    }
+}

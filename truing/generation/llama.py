@@ -1,0 +1,178 @@
+"""The Llama family, read from the live model's weights: a page of linear algebra.
+
+What `transformers` computes, with fewer and larger products: queries, keys and values are one,
+gate and up another, and every token stands in one flat row, whatever sequence it belongs to.
+`attention` knows which token may look at which.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from truing.generation.cache import Slots
+from truing.generation.kernels import Kernels, compiled
+
+# Models by transformers' names for them, and the ways to rotate that depend on the position alone.
+FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+ROTATIONS = ("default", "linear", "llama3", "yarn")
+# Weights are copied into joint ones up to this many bytes; beyond, a copy costs more than it saves.
+JOINED = 2**30
+
+
+class Attention(Protocol):
+    """Rotates queries and keys, remembers keys and values, and looks."""
+
+    def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
+        """Queries, keys and values of N tokens in one -> what each token saw, (N, heads * D)."""
+        ...
+
+
+class Block(NamedTuple):
+    """One layer's functions."""
+
+    before: Callable[[Tensor], Tensor]
+    qkv: Callable[[Tensor], Tensor]
+    turned: Callable[[Tensor], Tensor]
+    out: Callable[[Tensor], Tensor]
+    between: Callable[[Tensor], Tensor]
+    gate_up: Callable[[Tensor], Tensor]
+    gate: Callable[[Tensor], Tensor]
+    down: Callable[[Tensor], Tensor]
+
+
+class Llama:
+    """A network of the family as it is now: to be made anew when weights or adapters change."""
+
+    def __init__(self, core: Any) -> None:
+        config, body = core.config, core.base_model
+        attention = body.layers[0].self_attn
+        self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
+        self.dim, self.layers = attention.head_dim, config.num_hidden_layers
+        self.scale = attention.scaling
+        self.body = body
+        plain = body.device.type == "cpu" and body.dtype == torch.float32
+        self.kernels: Kernels | None = compiled(self.dim) if plain else None
+        size = sum(p.numel() * p.element_size() for p in body.layers.parameters())
+        join = joined if size <= JOINED else side_by_side
+        self.blocks = [self._block(layer, join) for layer in body.layers]
+        self.norm = self._norm(body.norm)
+
+    def _block(self, layer: Any, join: "Join") -> Block:
+        attention, mlp = layer.self_attn, layer.mlp
+        return Block(
+            before=self._norm(layer.input_layernorm),
+            qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
+            turned=self._head_norms(attention),
+            out=join([attention.o_proj]),
+            between=self._norm(layer.post_attention_layernorm),
+            gate_up=join([mlp.gate_proj, mlp.up_proj]),
+            gate=self._gate(mlp.act_fn),
+            down=join([mlp.down_proj]),
+        )
+
+    def _head_norms(self, attention: Any) -> Callable[[Tensor], Tensor]:
+        """Qwen3 norms each head's query and key."""
+        if not hasattr(attention, "q_norm"):
+            return lambda qkv_NHD: qkv_NHD
+        q_norm, k_norm = self._norm(attention.q_norm), self._norm(attention.k_norm)
+        sizes = [self.heads, self.groups, self.groups]
+
+        def normed(qkv_NHD: Tensor) -> Tensor:
+            q, k, v = qkv_NHD.split(sizes, 1)
+            return torch.cat([q_norm(q), k_norm(k), v], 1)
+
+        return normed
+
+    def _norm(self, module: Any) -> Callable[[Tensor], Tensor]:
+        """A root-mean-square norm; in float32 as one call. The family norms in float32 always, so
+        in other formats its own way of rounding is kept."""
+        weight, epsilon, kernels = module.weight, module.variance_epsilon, self.kernels
+        if weight.dtype != torch.float32:
+            return module
+        if kernels is None:
+            return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
+        return lambda x: kernels.norm(x, weight, epsilon)
+
+    def _gate(self, act: Any) -> Callable[[Tensor], Tensor]:
+        """Gate and up in a row -> act(gate) * up."""
+        if self.kernels is not None and self.body.config.hidden_act == "silu":
+            return self.kernels.gate
+
+        def gated(x: Tensor) -> Tensor:
+            gate, up = x.chunk(2, -1)
+            return act(gate) * up
+
+        return gated
+
+    def hidden(self, ids_N: Tensor, attention: Attention) -> Tensor:
+        """Final hidden states (N, hidden) of N tokens."""
+        x = self.body.embed_tokens(ids_N)
+        for i, block in enumerate(self.blocks):
+            qkv_NHD = block.qkv(block.before(x)).view(len(x), -1, self.dim)
+            x = x + block.out(attention(i, block.turned(qkv_NHD)))
+            x = x + block.down(block.gate(block.gate_up(block.between(x))))
+        return self.norm(x)
+
+    def slots(self, **sizes: int) -> Slots:
+        """Empty slots for this model."""
+        like, masked = self.body.embed_tokens.weight, self.kernels is None
+        return Slots(like, self.layers, self.groups, self.dim, masked=masked, **sizes)
+
+    def rotations(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (length, dim) of all positions, by the model's own module."""
+        like = self.body.embed_tokens.weight
+        cos, sin = self.body.rotary_emb(like, torch.arange(length, device=like.device)[None])
+        return cos[0], sin[0]
+
+
+def known(core: Any, length: int) -> bool:
+    """Whether this model, by its config, is one of the family for sequences of ``length``."""
+    config = core.config
+    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    window = getattr(config, "sliding_window", None)
+    return (
+        config.model_type in FAMILY
+        and rotation in ROTATIONS
+        and (window is None or length <= window)
+    )
+
+
+# Some linear layers that read the same input -> one function that gives their outputs in a row.
+Join = Callable[[list[Any]], Callable[[Tensor], Tensor]]
+
+
+def side_by_side(modules: list[Any]) -> Callable[[Tensor], Tensor]:
+    """Each by its own forward; no weights are copied."""
+    if len(modules) == 1:
+        return modules[0]
+    return lambda x: torch.cat([module(x) for module in modules], -1)
+
+
+def joined(modules: list[Any]) -> Callable[[Tensor], Tensor]:
+    """One product with their weights in a row, LoRA adapters added to them."""
+    found = [_weight(module) for module in modules]
+    if any(weight is None for weight in found):
+        return side_by_side(modules)
+    weight = torch.cat([w for w in found if w is not None])
+    biases = [getattr(module, "bias", None) for module in modules]
+    if all(bias is None for bias in biases):
+        return lambda x: F.linear(x, weight)
+    pairs = zip(biases, found, strict=True)
+    bias = torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs if w is not None])
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _weight(module: Any) -> Tensor | None:
+    """The weight that a linear layer multiplies by, or None where it does something else."""
+    if type(module) is nn.Linear:
+        return module.weight
+    base = getattr(module, "base_layer", None)
+    if type(base) is not nn.Linear or not hasattr(module, "get_delta_weight"):
+        return None
+    if module.disable_adapters or module.merged:
+        return base.weight
+    deltas = [module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A]
+    return base.weight + sum(deltas) if deltas else base.weight

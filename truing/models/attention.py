@@ -1,0 +1,127 @@
+"""Attention over one row of many texts, span by span: no filling, no mask, nothing computed twice.
+
+transformers hands whatever 4-dimensional mask it is given to each layer's attention function, as it
+is. In place of a mask `spans` makes a table of integers (1, 1, S, 4): a span's first cell, the cell
+behind its last, and the same of the prompt in front of it, which stands elsewhere in the row (0, 0
+where it has none). A cell sees those before it in its span, and all of that prompt. What it sees of
+both is put together by the logarithms of their sums, which torch's kernel for CPUs returns.
+
+Source: the sums of blocks as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, section 3.1).
+Differs: a mask over the row gives the same numbers, but in time with the square of the row.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+_forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# What may change attention besides, by the names of transformers: with one of them, it is not ours.
+FOREIGN = ("softcap", "position_bias", "s_aux", "sliding_window")
+
+
+def spans(documents_RC: Tensor, segments_RC: Tensor, more: int = 0) -> Tensor:
+    """The table (1, 1, S, 4) of a layout's rows, one behind the other, and of ``more`` filling.
+
+    documents, segments (R, C): as of `truing.data.layout.Layout`.
+    """
+    apart_RC = torch.arange(len(documents_RC), device=documents_RC.device)[:, None]
+    cells_N3 = torch.stack([apart_RC.expand_as(documents_RC), documents_RC, segments_RC], -1)
+    runs_S3, sizes_S = cells_N3.view(-1, 3).unique_consecutive(dim=0, return_counts=True)
+    found: list[list[int]] = []
+    start, prompt, opened = 0, (0, 0), (-1, -1)
+    for (row, document, segment), size in zip(runs_S3.tolist(), sizes_S.tolist(), strict=True):
+        stop, known = start + size, opened == (row, document) and document >= 0
+        if known and segment and prompt == tuple(found[-1][:2]) and found[-1][2:] == [0, 0]:
+            found[-1][1] = stop  # the first response stands right behind its prompt
+        elif known:
+            found.append([start, stop, *prompt])
+        else:
+            found.append([start, stop, 0, 0])
+            prompt = (start, stop) if segment == 0 else (0, 0)
+        opened, start = (row, document), stop
+    found += [[start, start + more, 0, 0]] if more else []
+    return torch.tensor(found, device=documents_RC.device)[None, None]
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention by the name of sdpa: where the mask is a table of `spans`, by spans.
+
+    query, key, value (1, H, N, D); result (1, N, H, D). RuntimeError for what spans cannot do.
+    """
+    if attention_mask is None or attention_mask.dtype != torch.long:
+        options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, **more}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    odd = [name for name in FOREIGN if more.get(name) is not None]
+    if odd or dropout or query.shape[-1] != value.shape[-1] or len(query) != 1:
+        raise RuntimeError(f"no attention by spans with {odd or 'this'}")
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    seen: Any = _Spans.apply(query, key, value, attention_mask, scale)
+    return seen.transpose(1, 2), None
+
+
+class _Spans(torch.autograd.Function):
+    """What `attend` computes by spans, (1, H, N, D)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, table: Tensor, scale: float
+    ) -> Tensor:
+        one, heads, cells, width = query.shape
+        # As the kernel itself has them: what follows reads (1, N, H, D).
+        seen = query.new_empty(one, cells, heads, width).transpose(1, 2)
+        found: list[Tensor] = []
+        for start, stop, top, end in table[0, 0].tolist():
+            part = slice(start, stop)
+            own = query[:, :, part], key[:, :, part], value[:, :, part]
+            out, total = _forward(*own, 0.0, True, scale=scale)
+            if end:
+                prompt = key[:, :, top:end], value[:, :, top:end]
+                other, more = _forward(own[0], *prompt, 0.0, False, scale=scale)
+                both = torch.logaddexp(total, more)
+                shares = ((each - both).exp().unsqueeze(-1) for each in (total, more))
+                ours, theirs = shares
+                out, total = out * ours + other * theirs, both
+            seen[:, :, part] = out
+            found.append(total)
+        ctx.save_for_backward(query, key, value, seen, table, *found)
+        ctx.scale = scale
+        return seen
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, seen, table, *totals = cast(tuple[Tensor, ...], ctx.saved_tensors)
+        before = [torch.empty_like(x) for x in (query, key, value)]
+        for (start, stop, top, end), total in zip(table[0, 0].tolist(), totals, strict=True):
+            part = slice(start, stop)
+            ahead, own, out = grads[0][:, :, part], query[:, :, part], seen[:, :, part]
+            views = [(slice(start, stop), True), (slice(top, end), False)][: 2 if end else 1]
+            for place, causal in views:
+                read = key[:, :, place], value[:, :, place]
+                back = _backward(ahead, own, *read, out, total, 0.0, causal, scale=ctx.scale)
+                # The span of a prompt comes before all that look at it.
+                for into, where, gradient in zip(before, (part, place, place), back, strict=True):
+                    if causal:
+                        into[:, :, where] = gradient
+                    else:
+                        into[:, :, where] += gradient
+        return *before, None, None
+
+
+ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
