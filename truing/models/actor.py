@@ -81,9 +81,18 @@ class ActorCritic(nn.Module):
         return self.policy.place(sequences) if self.shares_prompts else padded(sequences)
 
     @property
-    def shares_prompts(self) -> bool:
+    def _models(self) -> list[Model]:
         critic = [self.critic] if isinstance(self.critic, ValueModel) else []
-        return all(model.shares_prompts for model in (self.policy, *critic, *self.readers))
+        return [self.policy, *critic, *self.readers]
+
+    @property
+    def shares_prompts(self) -> bool:
+        return all(model.shares_prompts for model in self._models)
+
+    @property
+    def sharers(self) -> int:
+        """How many responses one reading of their prompt serves."""
+        return min(model.sharers for model in self._models)
 
     def forward(self, layout: Layout, temperature: float = 1.0, *, foresee: bool = True) -> Figures:
         """Of the scored tokens at ``temperature``; no value unless it is to ``foresee``."""

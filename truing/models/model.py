@@ -159,6 +159,11 @@ class Model(nn.Module):
         return self._attention in ("eager", "sdpa") and not self._windows and self._reads("mask")
 
     @property
+    def sharers(self) -> int:
+        """How many responses one reading of their prompt serves."""
+        return sys.maxsize if self.reads_spans else SHARERS if self.shares_prompts else 1
+
+    @property
     def _windows(self) -> bool:
         """Whether some layer looks back a limited way only."""
         config = self.core.config.get_text_config()
@@ -196,8 +201,7 @@ def cells(responses: Sequence[Tokens], model: Model) -> int:
     """Tokens that ``model`` reads for the responses to one prompt, which it may read once."""
     tokens = sum(response.length for response in responses)
     again = (len(responses) - 1) * len(responses[0].prompt)
-    once = model.reads_spans or (model.shares_prompts and len(responses) <= SHARERS)
-    return tokens - again if once else tokens
+    return tokens - again if len(responses) <= model.sharers else tokens
 
 
 def sight(documents_RC: Tensor, segments_RC: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from rich.markup import escape
 
 from truing import console
 from truing.algorithms.policy import cispo
-from truing.data.layout import SHARERS
 from truing.data.schema import Prompt
 from truing.keys import generator
 from truing.models.heads import ValueModel
@@ -303,8 +302,7 @@ def run(config: OnlineConfig, *, watch: setup.Watch | None = None) -> Run | outl
     say_what_begins_anew(config)
     planned = schedule(config, len(cast.prompts))
     # What a response is read with of its prompt, which some answers may share.
-    most = config.group if cast.actor.policy.reads_spans else SHARERS
-    each = -(-config.group // most) / config.group if cast.actor.shares_prompts else 1
+    each = -(-config.group // min(config.group, cast.actor.sharers)) / config.group
     lengths = [round(each * len(p.ids)) + config.response_length for p in cast.prompts]
     frozen = {role: sum(p.numel() for p in m.parameters()) for role, m in cast.onlookers.items()}
     scored = [config.response_length] * len(lengths)
