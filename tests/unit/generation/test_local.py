@@ -1,6 +1,5 @@
 """The sampler agrees with the trainer, and batching never changes what is sampled."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tests.conftest import tiny_folder
 from tests.sampling import REQUESTS, agree
-from truing.data.batch import Tokens, padded
-from truing.generation.engine import Request, Sampling, Trajectory
+from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
 from truing.keys import generator, uniforms
 from truing.models.checkpoint import add_lora
-from truing.models.model import Policy, load_policy, logp
+from truing.models.model import Policy, load_policy
+
 
 @pytest.fixture
 def policy(tiny: Path) -> Policy:

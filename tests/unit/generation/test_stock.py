@@ -73,9 +73,7 @@ def test_rows_that_have_ended_leave_together_and_harm_nobody(
     assert calls == [2] * policy.core.config.num_hidden_layers
 
 
-def test_the_mode_of_the_model_comes_back(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mode_of_the_model_comes_back(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine(policy)
     engine.generate([Request((5,), 0)], Sampling(max_completion_length=2))
     assert policy.training
