@@ -1,4 +1,4 @@
-"""What the tests of sampling share: requests, and what the trainer and transformers make of them."""
+"""What the tests of sampling share: requests, and what trainer and transformers say to them."""
 
 from collections.abc import Sequence
 

@@ -10,9 +10,9 @@ class Slots:
     own: (layers, 2, slots, groups, room, dim), keys and values. prompts: the same for as many
     prompts of ``width``. Slots in use, and prompts, are always the first ones: where one is freed,
     the last moves into it. length: tokens of each response in its slot. prompt: the row of its
-    prompt. width: tokens of each prompt; known: the prompts; ends: their last hidden states. ``masked``:
-    whether who reads it sees beyond these lengths; if not, a CPU's memory is taken from the system
-    only as it is written to.
+    prompt. width: tokens of each prompt; known: the prompts; ends: their last hidden states.
+    ``masked``: whether it is read beyond these lengths, under a mask; if not, a CPU's memory is
+    taken from the system only as it is written to.
     """
 
     def __init__(

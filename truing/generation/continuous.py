@@ -46,9 +46,9 @@ class Continuous:
             for slot in reversed(range(len(live))):
                 if live[slot].ended(stops):
                     self.slots.close(slot)
-                    for column in (live, kept):
-                        column[slot] = column[-1]
-                        column.pop()
+                    live[slot], kept[slot] = live[-1], kept[-1]
+                    live.pop()
+                    kept.pop()
             if live:
                 hidden_SH = self.step(token_S if len(kept) == len(token_S) else token_S[kept])
             else:

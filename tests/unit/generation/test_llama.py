@@ -229,10 +229,11 @@ def test_large_weights_are_not_copied(policy: Policy, monkeypatch: pytest.Monkey
     assert (engine.counts.path, [t.ids for t in done]) == ("llama", [t.ids for t in wanted])
 
 
+attention_rotated = attention.rotated
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "rotated": (attention, "rotated", lambda x, cos, sin: x),
     "rotated the other way": (
-        attention, "rotated", lambda x, cos, sin: x * cos - torch.cat(x.chunk(2, -1)[::-1], -1) * sin,
+        attention, "rotated", lambda x, cos, sin: attention_rotated(x, cos, -sin),
     ),
     "no norm": (llama.Llama, "_norm", lambda self, module: lambda x: x),
     "no gate": (llama.Llama, "_gate", lambda self, act: lambda x: x.chunk(2, -1)[1]),
