@@ -272,4 +272,6 @@ def _beyond(own: Interval, reference: float, *, below: bool) -> float:
     """Above 1 if the interval lies wholly below the reference (or above it); 0 on the good side."""
     gap = reference - own.value if below else own.value - reference
     reach = own.high - own.value if below else own.value - own.low
-    return gap / reach if gap > 0 and reach > 0 else 0.0
+    if gap <= 0:
+        return 0.0
+    return gap / reach if reach > 0 else np.inf

@@ -186,6 +186,8 @@ def test_every_order_of_a_ranking_is_as_likely_and_a_second_pass_reverses_it() -
     for k in (1, 2, 5):
         assert side_order(PLAIN, "a", 7, k, 2) == side_order(PLAIN, "a", 7, k)[::-1]
     assert side_order(PLAIN, "a", 1, 8) != side_order(PLAIN, "a", "1", 8)
+    # Not derived from anything: in a later version people shall see what they saw.
+    assert side_order(PLAIN, "a", 1, 5) == (1, 2, 0, 4, 3)
 
 
 def rate_is(events: int, n: int, share: float) -> bool:
@@ -331,6 +333,9 @@ def test_reloading_draws_nothing_anew_and_answering_does() -> None:
     drawn = [arms(policy, Annotator("a", answered=n)) for n in range(100)]
     assert drawn == [arms(policy, Annotator("a", answered=n, today=5)) for n in range(100)]
     assert {d[0] for d in drawn} == {"control", "active", "gold", "retest"}
+    # Where all items belong to one arm, the other is not asked for.
+    for share, arm in ((1.0, "control"), (0.0, "active")):
+        assert arms(replace(PLAIN, control_share=share), Annotator("a")) == (arm,)
     assert {d for d in drawn if d[0] == "gold"} == {
         ("gold", "control", "active"),
         ("gold", "active", "control"),

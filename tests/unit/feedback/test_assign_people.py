@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from tests.crowd import Crowd, golds, items
 from truing.feedback.assign import (
     Annotator,
+    Arm,
     Candidate,
     Decision,
     Past,
@@ -17,6 +19,7 @@ from truing.feedback.assign import (
     decide,
     feedback_due,
     live,
+    suits,
     verdict,
 )
 
@@ -37,7 +40,8 @@ def test_screening_asks_all_the_same_and_then_says_so() -> None:
         crowd.work("a", right=n != 1)
         crowd.work("b", right=n > 1)
     asked = {n: [d.item for m, d in crowd.log if m == n] for n in "ab"}
-    assert asked["a"] == asked["b"]
+    first = sorted((g.item for g in golds(10)), key=lambda item: crowd.key[item])
+    assert asked["a"] == asked["b"] == first[:4]
     assert {d.arm for _, d in crowd.log} == {"screening"}
     assert [verdict(policy, crowd.annotator(n)) for n in "abc"] == ["passed", "failed", "open"]
     assert crowd.ask("b") == Rest("failed")
@@ -78,7 +82,7 @@ def test_a_lease_that_ran_out_gives_the_slot_back() -> None:
     crowd = Crowd(PLAIN, items(1), ["a", "b"])
     got = crowd.ask("a")
     assert isinstance(got, Decision)
-    assert got.expires == crowd.now + 1800
+    assert (got.pass_, got.expires) == (1, crowd.now + 1800)
     assert crowd.take("a", got)
     assert crowd.ask("a") == got
     assert crowd.ask("b") == Rest("no open items")
@@ -94,6 +98,8 @@ def test_a_clock_that_jumps_holds_no_slot_for_long() -> None:
     assert live(PLAIN, 1800, 0)
     assert not live(PLAIN, 1800, 1800)
     assert live(PLAIN, 1800, -5)
+    assert live(PLAIN, 1800, -1800)
+    assert not live(PLAIN, 1800, -1801)
     # Written before the clock went back by a day.
     assert not live(PLAIN, 1800, -86400)
 
@@ -126,6 +132,21 @@ def test_a_decision_reads_its_window_alone() -> None:
     assert crowd.read <= 40 * 8
 
 
+def test_which_rows_suit_which_arm() -> None:
+    """A row that is gold or not, certain or not, of the control arm or not: no arm takes two."""
+    for gold, certain, control in product((True, False), repeat=3):
+        row = Candidate(0, gold=gold, certain=certain, control=control)
+        ordinary = "control" if control else "active"
+        wanted = {"gold", "screening"} if gold and certain else {ordinary}
+        tried: tuple[Arm, ...] = ("control", "active", "gold", "screening")
+        assert {arm for arm in tried if suits(PLAIN, Annotator("a"), arm, row)} == wanted
+
+
+def test_what_is_just_allowed() -> None:
+    assert Policy(lease_minutes=0.5, quiz_size=1, quiz_pass=1, retest_distance=0).overlap == 1
+    assert Candidate(0, responses=1).responses == 1
+
+
 def test_expertise_bars_people_and_items() -> None:
     policy = replace(PLAIN, tags=frozenset({"en"}))
     rows = [Candidate(0, tags=frozenset({"law"}))]
@@ -149,6 +170,8 @@ def test_expertise_bars_people_and_items() -> None:
         (lambda: Policy(retest_share=0.5, gold_share=0.5), "must leave room for new items"),
         (lambda: Policy(quiz_pass=1), "quiz_pass 1 of quiz_size 0"),
         (lambda: Policy(lease_minutes=0), "lease_minutes must be positive"),
+        (lambda: Policy(lease_minutes=float("inf")), "lease_minutes must be positive"),
+        (lambda: Candidate(1, responses=0), "a count cannot be that"),
         (lambda: Candidate(1, score=float("nan")), "item 1: its score is NaN"),
         (lambda: Candidate(1, judged=-1), "a count cannot be that"),
         (lambda: verdict(PLAIN, Annotator("a", quiz=(1, 2))), "2 right of 1 quiz items"),

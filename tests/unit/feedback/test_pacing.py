@@ -26,6 +26,7 @@ def test_a_forecast_says_when_it_knows_nothing() -> None:
     policy = Policy(retest_share=0.0)
     assert forecast(policy, 0, [3, 0], each=1) == (0, 0, 0, 0, 0)
     assert forecast(policy, 9, [0, 0]).days == math.inf
+    assert forecast(policy, 9, [0, 1]).days == pytest.approx(18)
     some = forecast(policy, 9, [0, 6])
     assert some.days == pytest.approx(3)
     assert some.latest == math.inf
@@ -67,8 +68,13 @@ def test_an_hour_of_work_calls_for_a_break_and_a_pause_starts_anew() -> None:
     # The clock alone is no work: an hour at the screen with five minutes of activity.
     idle = [Past(i, i * 9 * MINUTE, active=30.0) for i in range(10)]
     assert nudge(idle) == ""
+    # To the second, at the start and after a pause.
+    almost = [*work(50, active=59.99)]
+    assert nudge(almost) == ""
+    assert nudge([*work(9, start=-2 * 60 * MINUTE), *almost]) == ""
     # As stored, or otherwise.
     assert nudge([*work(50)][::-1]) == "long"
+    assert nudge([*work(49), *work(30, start=59 * MINUTE)][::-1]) == ""
 
 
 def test_haste_is_twice_the_speed_and_less_agreement() -> None:
@@ -81,5 +87,13 @@ def test_haste_is_twice_the_speed_and_less_agreement() -> None:
     # Fast and as true to oneself as before is practice; so it is where nothing tells.
     assert after(20, agreed=True) == after(20, agreed=None) == after(20, False, before=None) == ""
     assert after(20, agreed=False, before=False) == ""
+    # All that came before counts, and what has no time or no text does not.
+    slow = [*work(10, active=30, agreed=True), *work(30, start=300, agreed=True)]
+    empty = [Past(0, 0.0), Past(0, 0.0, active=9.0), Past(0, 0.0, tokens=9)]
+    hasty = [*work(20, start=2100, active=30, agreed=False)]
+    assert nudge([*empty, *slow, *hasty]) == "hasty"
+    # Shares are compared, not counts: four of eight before, four of four after.
+    half = [*work(20, agreed=True), *work(20, start=1200, agreed=False)]
+    assert nudge([*half, *work(20, start=2400, active=10, agreed=True)], minutes=99) == ""
     # Too few answers before to compare with.
     assert nudge([*work(10, agreed=True), *work(20, start=900, active=10, agreed=False)]) == ""

@@ -213,6 +213,13 @@ def test_agreement_of_each_two() -> None:
         (10, 30, got[1].percent),
         (20, 30, got[0].percent),
     ]
+    # Items of one prompt are one item, as far as sureness goes.
+    mine = [item[:8] * 5, who[:8] * 5, v[:8] * 5]
+    apart = [i + 4 * k for k in range(5) for i in item[:8]]
+    (alone,), (held,) = (by_pair(mine[2], apart, mine[1], prompts) for prompts in (None, mine[0]))
+    assert alone.percent.value == held.percent.value
+    assert alone.percent.high - alone.percent.low < held.percent.high - held.percent.low
+    assert percent_agreement(mine[2], apart, mine[0]) == held.percent
     # One shared prompt says nothing about the spread.
     assert by_pair([1, 1, 1, 1], [0, 0, 1, 1], ["x", "y", "x", "z"], [0, 0, 0, 0]) == []
 
@@ -224,6 +231,13 @@ def test_soft_labels_and_what_to_adjudicate() -> None:
     assert to_adjudicate(v, item) == [("a", 2.0, 3), ("d", 4 / 3, 3)]
     assert to_adjudicate(v, item, least=1.5) == [("a", 2.0, 3)]
     assert to_adjudicate([1, 1, 2], [0, 0, 1]) == []
+    # As far apart: three judgements before two.
+    assert [d.item for d in to_adjudicate([1, 0, 1, 0.5, 0], list("aabbb"), least=0.1)] == [
+        "a",
+        "b",
+    ]
+    equal = to_adjudicate([1, 0, 1, 0, -1, 1.5, 0.5], list("aabbbcc"))
+    assert [(d.item, d.n) for d in equal] == [("b", 3), ("a", 2), ("c", 2)]
     # Swapping the responses of all items mirrors every label.
     turned = soft_labels(np.negative(v), item)
     assert [t.first + s.first for t, s in zip(turned, soft_labels(v, item), strict=True)] == [1] * 4
@@ -306,6 +320,7 @@ def test_order_changes_nothing() -> None:
         (lambda: percent_agreement([1, 2], [0, 1]), "none of 2 items was judged twice"),
         (lambda: soft_labels([1, math.inf], [0, 0]), "1 of them not finite"),
         (lambda: to_adjudicate([1, 2], [[0, 0]]), "one item per judgement"),
+        (lambda: by_pair([1, 2, 1], [0, 0, 0], ["x", "y", "x"]), "annotator x judged one item tw"),
         (lambda: by_pair([1, 2], [0, 0], ["x", "x"]), "annotator x judged one item twice"),
         (lambda: system_win_rate([1], ["a"], ["c"], [0], a="a", b="b"), "none of 1 judgements"),
     ],

@@ -9,6 +9,7 @@ from scipy import stats
 
 from truing.keys import generator
 from truing.stats.annotators import Judgements, exact, median, profiles, side_bias
+from truing.stats.ratings import rate
 from truing.worlds.annotators import PARTS, Shown, compare, judge, panel
 from truing.worlds.gold import Score
 
@@ -158,6 +159,73 @@ def test_the_median_takes_any_order_and_scale() -> None:
     assert median(x)[1:3] == (np.sort(x)[k - 1], np.sort(x)[40 - k])
 
 
+def lone(**of_x: object) -> Judgements:
+    """x and y, forty items each, everything even; x has what is given, y what is good."""
+    n = 40
+    even = {"shown_N": [0, 1] * 20, "gold_N": [-1.0] * n, "seconds_N": np.linspace(40, 80, n)}
+    x = even | {"length_N2": [[2, 1], [1, 2]] * 20} | of_x
+    y = even | {"length_N2": [[2, 1], [1, 2]] * 20}
+    return Judgements(
+        item_N=np.arange(2 * n),
+        annotator_N=["x"] * n + ["y"] * n,
+        value_N=[-1] * (2 * n),
+        tokens_N=[100] * (2 * n),
+        **{name: np.concatenate([x[name], y[name]]) for name in x},  # pyright: ignore
+    )
+
+
+def test_trouble_is_the_way_to_the_reference_in_lengths_of_the_interval() -> None:
+    strict = 1 - 0.05 / (2 * 6)
+
+    def trouble(rows: Judgements) -> float:
+        found = profiles(rows)
+        assert all(bool(p.flags) == (p.trouble > 1) for p in found)
+        (x,) = (p for p in found if p.name == "x")
+        return x.trouble
+
+    assert trouble(lone()) == 0
+    all_40, half = exact(40, 40, level=strict), exact(20, 40, level=strict)
+    # All choices first, then none: (1 - 1/2) / (1 - low), and the mirror image.
+    wanted = pytest.approx(0.5 / (1 - all_40.low), abs=1e-12)
+    assert trouble(lone(shown_N=[0] * 40)) == trouble(lone(shown_N=[1] * 40)) == wanted
+    # Half of gold right, where the other has all.
+    wrong = trouble(lone(gold_N=[-1.0, 1.0] * 20))
+    assert wrong == pytest.approx(0.5 / (half.high - 0.5), abs=1e-12)
+    # All the longer, where the other has half; all the shorter is a taste that has no flag.
+    assert trouble(lone(length_N2=[[2, 1]] * 40)) == wanted
+    assert trouble(lone(length_N2=[[1, 2]] * 40)) == 0
+    # Of two alone, though, each is all that the other is held against.
+    assert profiles(lone(length_N2=[[1, 2]] * 40))[0].name == "y"
+    # A pace of 0.1 to 0.2 where half the other's median is 0.3.
+    fast = np.linspace(10, 20, 40)
+    own = median(fast / 100, level=strict)
+    assert trouble(lone(seconds_N=fast)) == pytest.approx(0.15 / (own.high - 0.15), abs=1e-9)
+    assert trouble(lone(seconds_N=[10.0] * 40)) == math.inf
+    assert trouble(lone(seconds_N=np.linspace(31, 40, 40))) == 0
+
+
+def test_trouble_with_others_and_with_oneself() -> None:
+    """x contradicts half of what y and z say, and then itself as often."""
+    item, who = np.tile(np.arange(40), 3), np.repeat(["x", "y", "z"], 40)
+    value = np.where((who == "x") & (item % 2 == 0), 1, -1)
+    shown = (item // 2) % 2
+    strict = 1 - 0.05 / (3 * 6)
+    first = profiles(Judgements(item, who, value, shown))[0]
+    own = rate([0.0, 0.0, 1.0, 1.0] * 20, np.repeat(np.arange(40), 2), level=strict)
+    assert (first.name, first.flags) == ("x", ("agreement",))
+    assert first.trouble == pytest.approx(0.5 / (own.high - 0.5), abs=1e-12)
+    other = np.arange(120) + 100  # nobody shares an item
+    twice = np.r_[np.full(120, -1), np.where((who == "x") & (item % 2 == 0), 1, -1)]
+    passes = np.repeat([1, 2], 120)
+    rows = Judgements(
+        *(np.r_[other, other], np.r_[who, who], twice, np.r_[shown, shown]), pass_N=passes
+    )
+    first = profiles(rows)[0]
+    half = exact(20, 40, level=strict)
+    assert (first.name, first.flags) == ("x", ("self-agreement",))
+    assert first.trouble == pytest.approx(0.5 / (half.high - 0.5), abs=1e-12)
+
+
 FAULTS = ("careless", "side-biased", "length-loving")
 
 
@@ -232,7 +300,7 @@ def test_haste_is_found_by_pace() -> None:
         (lambda: table(shown_N=[0, 1]), "shown_N of shape .2,. came: .5,. is needed"),
         (lambda: table(length_N2=[1] * 5), r"length_N2 of shape .5,. came: .5, 2. is needed"),
         (lambda: table(shown_N=[0, 1, 2, 0, 0]), "index of the response shown first"),
-        (lambda: table(pass_N=[0] * 5), "pass_N must be 1, or 2"),
+        (lambda: table(pass_N=[1, 1, 2, 1, 0]), "pass_N must be 1, or 2"),
         (lambda: table(value_N=[1, 1, 1, 1, math.nan]), "leave skips out"),
         (lambda: table(seconds_N=[1.0] * 5), "give both or neither"),
         (lambda: profiles(table(pass_N=[1] * 5)), "second pass of an item must have pass_N 2"),
