@@ -205,6 +205,7 @@ def test_shared_prompts_and_counts(folders: tuple[Path, Path]) -> None:
     assert isinstance(one.reward.network, Role)
     with torch.no_grad():
         assert (one.reward.shares_prompts, one.value.shares_prompts) == (True, True)
+        assert one.reward.sharers == one.value.sharers > 1  # tried out, and not again
         passes = one.reward.network.passes
         same(one.reward(shared(ROWS)), four.reward(padded(ROWS)))
         assert one.reward.network.passes == passes + 1
