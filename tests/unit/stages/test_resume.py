@@ -163,8 +163,7 @@ def drop_clocks(line: dict[str, Any]) -> None:
         del line[name]
 
 
-# One of each loop's kinds; all stages in `make slow`.
-@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo", "grpo"])  # all in `make slow`
 def test_killed_and_started_again_it_does_the_same(
     order: Callable[..., Any], tmp_path: Path, stage: str
 ) -> None:
