@@ -15,7 +15,7 @@ from truing.data.formats import load
 from truing.data.schema import Comparison
 from truing.keys import generator
 from truing.models.model import load_policy
-from truing.quickstart import loop
+from truing.quickstart import loop, training
 from truing.quickstart.plan import Plan
 from truing.rewards import ModelReward
 from truing.run import Run
@@ -29,13 +29,13 @@ from truing.worlds.replies import FAULT_RATE
 from truing.worlds.service import cases
 
 SMALL = Plan(
-    demonstrations=96,
-    ranked=32,
+    demonstrations=64,
+    ranked=24,
     samples=3,
-    held_out_pairs=24,
-    prompts=24,
+    held_out_pairs=16,
+    prompts=16,
     best_of=2,
-    watched=8,
+    watched=4,
     rollouts=1,
     unbraked=1,
 )
@@ -48,11 +48,21 @@ def go(folder: Path, plan: Plan | None = None, **settings: Any) -> dict[str, Any
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
+def go_small(folder: Path, **settings: Any) -> dict[str, Any]:
+    """A small quickstart, with shorter replies, fewer of them in a rollout, and fewer questions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "LONGEST", 48)
+        patch.setattr(measuring, "QUESTIONS", 20)
+        fewer = {"gradient_accumulation_steps": 2, "response_length": 48}
+        patch.setattr(training, "ROLLOUTS", training.ROLLOUTS | fewer)
+        return go(folder, SMALL, **settings)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small quickstart with the panel's own labels."""
     folder = tmp_path_factory.mktemp("quickstart") / "small"
-    go(folder, SMALL)
+    go_small(folder)
     return folder
 
 
@@ -78,7 +88,7 @@ def test_a_small_quickstart_writes_everything_and_repeats_itself(
     assert all(row.provenance.simulated for row in rows)
     page = (small / "report.html").read_text(encoding="utf-8")
     assert "simulated" in page.lower()
-    second = go(tmp_path / "second", SMALL)
+    second = go_small(tmp_path / "second")
     for costs in (first, second):
         for key in ("seconds", "seconds_per_step", "peak_mb"):
             del costs[key]
@@ -92,9 +102,11 @@ def test_flipped_labels_turn_every_comparison_round(
     def enough(*_: object) -> None:
         raise InterruptedError("what follows the labels is not asked about")
 
-    monkeypatch.setattr(loop.training, "learn_reward", enough)
+    # The supervised model knows no labels: it is the one that the small quickstart made.
+    monkeypatch.setattr(training, "imitate", lambda *_: load_policy(small / "sft"))
+    monkeypatch.setattr(training, "learn_reward", enough)
     with pytest.raises(InterruptedError):
-        go(tmp_path / "flipped", SMALL, labels="flipped")
+        go_small(tmp_path / "flipped", labels="flipped")
     kept = load(small / "comparisons.jsonl", Comparison)
     turned = load(tmp_path / "flipped" / "comparisons.jsonl", Comparison)
     assert [(c.chosen, c.rejected) for c in turned] == [(c.rejected, c.chosen) for c in kept]

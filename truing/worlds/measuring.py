@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+
 from truing.data.batch import Encoder
 from truing.data.layout import Tokens
 from truing.data.schema import Comparison
@@ -57,8 +59,12 @@ def sampled(
     )
 
 
-def log_ratios(trajectories: Sequence[Trajectory], reference: Policy) -> list[float]:
+def log_ratios(
+    policy: Policy, trajectories: Sequence[Trajectory], reference: Policy
+) -> list[float]:
     """log pi - log pi_ref of each whole response, in nats: their mean estimates KL(pi || ref)."""
+    if policy is reference:
+        return [0.0] * len(trajectories)
     rows = [Tokens(t.prompt_ids, t.response_ids) for t in trajectories]
     under = sequence_logps(reference, rows, 64).tolist()
     return [sum(t.logps) - ref for t, ref in zip(trajectories, under, strict=True)]
@@ -96,7 +102,7 @@ def system(
         replies=[reply(c, encoder, t) for c, t in zip(cases, done, strict=True)],
         note=note,
         spoken=spoken,
-        kl=log_ratios(done, reference) if reference is not None else (),
+        kl=log_ratios(policy, done, reference) if reference is not None else (),
         knowledge=known(policy, seed=seed),
     )
 
@@ -126,23 +132,37 @@ def best_of_n(
 def watcher(
     shown: Sequence[Case], start: Policy, scorer: ModelReward
 ) -> Callable[[Policy], Mapping[str, float]]:
-    """Reward, gold and KL of a policy in training, on a few held-out prompts."""
+    """Reward, gold and KL of a policy in training, on a few held-out prompts.
+
+    All trainings begin as ``start``, which is measured once for them.
+    """
+    begun: dict[str, float] = {}
 
     def watch(policy: Policy) -> dict[str, float]:
+        begins = same_weights(policy, start)
+        if begins and begun:
+            return dict(begun)
         encoder = Encoder(policy.tokenizer)
         done = [g[0] for g in sampled(policy, shown, seed=0, stream="watch")]
         texts, scores = zip(
             *(judged(c, encoder, t) for c, t in zip(shown, done, strict=True)), strict=True
         )
         n = len(shown)
-        return {
-            "objective/kl": sum(log_ratios(done, start)) / n,
+        figures = {
+            "objective/kl": sum(log_ratios(policy, done, start)) / n,
             "objective/scores": sum(scorer([c.prompt for c in shown], texts)) / n,
             "objective/gold": sum(s.total for s in scores) / n,
             "completions/mean_length": sum(len(t.response_ids) for t in done) / n,
         }
+        begun.update(figures if begins else {})
+        return figures
 
     return watch
+
+
+def same_weights(a: Policy, b: Policy) -> bool:
+    """Whether two policies of one architecture are the same to the last bit."""
+    return all(map(torch.equal, a.parameters(), b.parameters()))
 
 
 def reward_test(

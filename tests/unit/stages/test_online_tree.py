@@ -101,6 +101,8 @@ LEARNING: dict[str, dict[str, Any]] = {
     },
     "rloo": {"learning_rate": 4e-3, "num_ppo_epochs": 2, "num_mini_batches": 2},
 }  # fmt: skip
+# One each: what a coefficient does is no matter of the estimate.
+WRONG = {"ppo": 2 * BETA, "rloo": 0.0}
 
 
 @pytest.mark.parametrize("kind", ["ppo", "rloo"])
@@ -110,9 +112,8 @@ def test_the_stage_reaches_the_optimum_of_a_tree(make_tree: Make, tree: Path, ki
     run = ran(make_tree(kind, **LEARNING[kind], max_steps=24))
     assert regret(run.path, tree) < 0.03
     # Bite: with twice the coefficient, or none, it ends elsewhere.
-    for wrong in (2 * BETA, 0.0):
-        run = ran(make_tree(kind, **LEARNING[kind], max_steps=16, kl_coef=wrong))
-        assert regret(run.path, tree) > 0.2
+    run = ran(make_tree(kind, **LEARNING[kind], max_steps=16, kl_coef=WRONG[kind]))
+    assert regret(run.path, tree) > 0.2
 
 
 # And what may be missing: with k2 in the loss noise stays at the optimum.

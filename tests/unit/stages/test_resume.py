@@ -163,7 +163,7 @@ def drop_clocks(line: dict[str, Any]) -> None:
         del line[name]
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo", "grpo"])  # all in `make slow`
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo", "grpo"])  # all in `make slow`
 def test_killed_and_started_again_it_does_the_same(
     order: Callable[..., Any], tmp_path: Path, stage: str
 ) -> None:
