@@ -1,0 +1,150 @@
+"""One side of a comparison: a process that takes optimiser steps when it is told to.
+
+`Side` is what the runner holds; inside the process a `Gate` stands between the steps. They talk in
+lines of JSON: {"steps": 2} asks for two steps and gets their seconds back, {"end": true} ends it.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from benchmarks import work
+
+# As C's malloc.h has them.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+
+
+class Died(RuntimeError):
+    """A side ended before it was asked to."""
+
+
+class Side:
+    """A process of ``module`` by ``python``. Raises `Died`, with the end of what it printed."""
+
+    def __init__(
+        self, name: str, python: str, module: str, spec: dict[str, Any], folder: Path
+    ) -> None:
+        self.name, self.log = name, folder / f"{name}.log"
+        threads = str(spec["threads"])
+        told = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [python, "-m", module, json.dumps(spec)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **told, **quiet},
+            )
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self.process.wait()
+            end = self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            raise Died(f"{self.name} ended with {code}:\n{end}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Gate:
+    """Lets steps through as they are asked for. Of the first one it keeps loss and gradient."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        # Answers go where stdout went; whatever else is printed goes to the log.
+        self.answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self.gradients = folder / f"{name}.pt"
+        self.told: dict[str, Any] = {}
+        self.losses: list[float] = []
+        self.left, self.start = 0, 0.0
+        self.before = 0
+
+    def watch(self, model: nn.Module, rename: Callable[[str], str] = str) -> None:
+        """Keep loss and gradient of the first optimiser step of ``model``."""
+        original, taken = Accelerator.backward, []
+
+        def backward(accelerator: Accelerator, loss: Tensor, **more: Any) -> None:
+            if not taken:
+                self.losses.append(float(loss.detach()))
+            original(accelerator, loss, **more)
+
+        def keep(*_: object) -> None:
+            if not taken:
+                taken.append(True)
+                named = model.named_parameters()
+                found = {rename(n): p.grad for n, p in named if p.grad is not None}
+                torch.save(found, self.gradients)
+
+        Accelerator.backward = backward
+        register_optimizer_step_pre_hook(keep)
+
+    def wait(self) -> None:
+        """Until steps are asked for; ends the process where that is asked for."""
+        line = sys.stdin.readline()
+        command = json.loads(line) if line else {"end": True}
+        if command.get("end"):
+            _leave()
+        self.left, self.before = command["steps"], work.seen["tokens"]
+        self.start = time.perf_counter()
+
+    def step(self, **told: Any) -> None:
+        """A step is done: answers when it was the last that was asked for, and waits again."""
+        self.left -= 1
+        if self.left:
+            return
+        seconds = time.perf_counter() - self.start
+        peak = peak_mb()
+        loss, self.losses = sum(self.losses), []
+        found = {"seconds": seconds, "peak_mb": peak, "loss": loss}
+        found |= {"tokens": work.seen["tokens"] - self.before} | self.told | told
+        self.told = {}
+        self.answers.write(json.dumps(found) + "\n")
+        self.answers.flush()
+        forget_peak()
+        self.wait()
+
+
+def _leave() -> NoReturn:
+    os._exit(0)
+
+
+def peak_mb() -> float:
+    """The most memory that this process held, in MB, since it was last forgotten."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def settle(settings: Iterable[str]) -> None:
+    """The machine settings that a tuned side has."""
+    if "malloc" in settings:
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
+    if "matmul" in settings:
+        torch.set_float32_matmul_precision("medium")
