@@ -1,6 +1,6 @@
 """This side: the product's own stages, from a config to the end, with a gate between their steps.
 
-    python -m benchmarks.ours SPEC
+python -m benchmarks.ours SPEC
 """
 
 import json
@@ -18,6 +18,7 @@ from benchmarks.side import Gate, settle
 from truing.data.batch import Tokens
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.generation.local import LocalEngine
+from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp, measure_tokens
 from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig
 from truing.settings_group import GrpoConfig
@@ -155,9 +156,8 @@ def timed_reference(gate: Gate) -> None:
 def sample(gate: Gate, spec: dict[str, Any]) -> None:
     """Greedy responses to one batch of prompts after another."""
     workload, folder = work.WORKLOADS[spec["workload"]], Path(spec["folder"])
-    policy = load_policy(folder / "model")
-    if spec["precision"] == "bf16":
-        policy.to(torch.bfloat16)
+    config = SftConfig(**{**common({**spec, "workload": "sft"}), "dataset_name": "none"})
+    policy = load_policy(folder / "model", Loading.of(config))
     engine = LocalEngine(policy, batch_size=workload.batch)
     sampling = Sampling(temperature=0, max_completion_length=work.RESPONSE)
     prompts = [work.ids(row["prompt"]) for row in work.read(folder)]
@@ -175,7 +175,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     torch.set_num_threads(spec["threads"])
     settle(spec["settings"])
-    gate = Gate(Path(spec["folder"]), spec["name"])
+    gate = Gate(Path(spec["folder"]), spec["name"], cpu=spec["cpu"])
     if spec["workload"].startswith("sampling"):
         sample(gate, spec)
         return

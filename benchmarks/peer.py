@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import trl
 from datasets import Dataset
 from torch import Tensor
 from transformers import (
@@ -23,6 +24,14 @@ from transformers import (
 
 from benchmarks import work
 from benchmarks.side import Gate, settle
+
+
+def load(kind: Any, spec: dict[str, Any], place: str) -> Any:
+    """A model of the folder in the number format that both sides hold their weights in."""
+    more = {"num_labels": 1} if kind is AutoModelForSequenceClassification else {}
+    dtype = torch.bfloat16 if spec["precision"] == "bf16" else torch.float32
+    model = kind.from_pretrained(str(Path(spec["folder"]) / place), dtype=dtype, **more)
+    return model if spec["cpu"] else model.cuda()
 
 
 class Between(TrainerCallback):
@@ -59,8 +68,6 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
 
 def offline(spec: dict[str, Any], rows: Dataset, **taken: Any) -> Any:
     """The trainer of a workload that learns from rows."""
-    import trl
-
     beta = {"beta": work.SETTINGS["beta"]}
     kind, config, more = {
         "sft": (trl.SFTTrainer, trl.SFTConfig, {"shuffle_dataset": False}),
@@ -69,18 +76,15 @@ def offline(spec: dict[str, Any], rows: Dataset, **taken: Any) -> Any:
         "kto": (trl.KTOTrainer, trl.KTOConfig, beta),
     }[spec["workload"]]
     settings = {**common(spec), **more, "train_sampling_strategy": "sequential"}
-    source = "scorer" if spec["workload"] == "reward" else "model"
-    load = AutoModelForSequenceClassification if source == "scorer" else AutoModelForCausalLM
-    model = load.from_pretrained(
-        str(Path(spec["folder"]) / source), dtype=torch.float32, num_labels=1
-    )
+    if spec["workload"] == "reward":
+        model = load(AutoModelForSequenceClassification, spec, "scorer")
+    else:
+        model = load(AutoModelForCausalLM, spec, "model")
     return kind(model=model, args=config(max_length=None, **settings), train_dataset=rows, **taken)
 
 
 def groups(spec: dict[str, Any], rows: Dataset, **taken: Any) -> Any:
     """GRPO or RLOO."""
-    import trl
-
     named = spec["workload"].upper()
     more = {"beta": 0.04, "loss_type": "grpo"} if named == "GRPO" else {"beta": 0.05}
     config = getattr(trl, f"{named}Config")(
@@ -91,9 +95,7 @@ def groups(spec: dict[str, Any], rows: Dataset, **taken: Any) -> Any:
         **more,
         **common(spec),
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        str(Path(spec["folder"]) / "model"), dtype=torch.float32
-    )
+    model = load(AutoModelForCausalLM, spec, "model")
     return getattr(trl, f"{named}Trainer")(
         model=model, reward_funcs=[work.reward], args=config, train_dataset=rows, **taken
     )
@@ -117,9 +119,10 @@ def first_given(trainer: Any, shape: work.Shape, grpo: bool) -> None:
 
 def ppo(spec: dict[str, Any], rows: Dataset, gate: Gate, **taken: Any) -> Any:
     """PPO, with responses of its own length counted as far as their end token."""
+    # Of TRL 1.12.0, which the other workloads do not have.
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-    folder, tokens = Path(spec["folder"]), taken["processing_class"]
+    tokens = taken["processing_class"]
     settings = common(spec)
     settings.pop("max_steps")
     config = PPOConfig(
@@ -130,16 +133,8 @@ def ppo(spec: dict[str, Any], rows: Dataset, gate: Gate, **taken: Any) -> Any:
         num_sample_generations=0,
         **settings,
     )
-    scorers = [
-        AutoModelForSequenceClassification.from_pretrained(
-            str(folder / "scorer"), dtype=torch.float32, num_labels=1
-        )
-        for _ in range(2)
-    ]
-    policies = [
-        AutoModelForCausalLM.from_pretrained(str(folder / "model"), dtype=torch.float32)
-        for _ in range(2)
-    ]
+    scorers = [load(AutoModelForSequenceClassification, spec, "scorer") for _ in range(2)]
+    policies = [load(AutoModelForCausalLM, spec, "model") for _ in range(2)]
     encoded = rows.map(lambda row: tokens(row["prompt"]), remove_columns=["prompt"])
     trainer = PPOTrainer(
         args=config,
@@ -199,7 +194,9 @@ def read(workload: str, rows: Any) -> list[tuple[list[int], list[int]]]:
         elif workload == "ppo":
             found.append((row["input_ids"], []))
         else:
-            answers = [row[f"{k}_ids"] for k in ("completion", "chosen", "rejected") if f"{k}_ids" in row]
+            answers = [
+                row[f"{k}_ids"] for k in ("completion", "chosen", "rejected") if f"{k}_ids" in row
+            ]
             found += [(row["prompt_ids"], answer) for answer in answers]
     return found
 
@@ -207,8 +204,7 @@ def read(workload: str, rows: Any) -> list[tuple[list[int], list[int]]]:
 def sample(gate: Gate, spec: dict[str, Any]) -> None:
     """Greedy responses to one batch of prompts after another, by transformers."""
     workload, folder = work.WORKLOADS[spec["workload"]], Path(spec["folder"])
-    dtype = torch.bfloat16 if spec["precision"] == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(str(folder / "model"), dtype=dtype).eval()
+    model = load(AutoModelForCausalLM, spec, "model").eval()
     tokens = AutoTokenizer.from_pretrained(str(folder / "model"))
     ends = set(model.generation_config.eos_token_id)
     texts = [row["prompt"] for row in work.read(folder)]
@@ -220,25 +216,19 @@ def sample(gate: Gate, spec: dict[str, Any]) -> None:
             padding=True,
             return_tensors="pt",
             return_token_type_ids=False,
-        )
+        ).to(model.device)
         with torch.inference_mode():
             rows = model.generate(**batch, max_new_tokens=work.RESPONSE, do_sample=False)
-        found = [ended(row, ends) for row in rows[:, batch["input_ids"].shape[1] :].tolist()]
+        found = [work.ended(row, ends) for row in rows[:, batch["input_ids"].shape[1] :].tolist()]
         work.seen["tokens"] += sum(map(len, found))
         gate.step(responses=found)
-
-
-def ended(response: list[int], ends: set[int]) -> list[int]:
-    """A response as far as its first end token."""
-    stop = next((i for i, token in enumerate(response) if token in ends), len(response))
-    return response[: stop + 1]
 
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
     torch.set_num_threads(spec["threads"])
     settle(spec["settings"])
-    gate = Gate(Path(spec["folder"]), spec["name"])
+    gate = Gate(Path(spec["folder"]), spec["name"], cpu=spec["cpu"])
     workload = spec["workload"]
     if workload.startswith("sampling"):
         sample(gate, spec)

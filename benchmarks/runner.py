@@ -28,8 +28,10 @@ PPO_PEER = ROOT / ".bench" / "trl-1.12.0" / "bin" / "python"
 SIDES = ("truing", "tuned", "plain")
 
 
-def machine(threads: int) -> str:
+def machine(threads: int, cpu: bool) -> str:
     """The kind of processor, as the system tells it."""
+    if not cpu:
+        return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -39,18 +41,21 @@ def machine(threads: int) -> str:
     return f"{kind} ({wide} AVX512), {threads} threads"
 
 
-def peak_flops(threads: int, seconds: float = 1.0) -> float:
+def peak_flops(threads: int, cpu: bool, seconds: float = 1.0) -> float:
     """Operations a second of the best matrix multiply that this machine was seen to do."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    a, b = torch.randn(2048, 512), torch.randn(512, 1536)
+    rows, kind = (2048, {}) if cpu else (8192, {"device": "cuda", "dtype": torch.bfloat16})
+    a, b = torch.randn(rows, 512, **kind), torch.randn(512, 1536, **kind)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         for precision in ("highest", "medium"):
             torch.set_float32_matmul_precision(precision)
             start = time.perf_counter()
             a @ b
-            best = max(best, 2 * 2048 * 512 * 1536 / (time.perf_counter() - start))
+            if not cpu:
+                torch.cuda.synchronize()
+            best = max(best, 2 * rows * 512 * 1536 / (time.perf_counter() - start))
     torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(before)
     return best
@@ -152,9 +157,18 @@ class Comparison:
         """Useful tokens of a round: of the rows read, or of the completions sampled."""
         if self.workload.online:
             return answer["tokens"]
-        rows, each = work.read(self.folder), self.workload.steps * self.workload.batch
-        start = self.workload.batch + each * (1 + number)
-        return sum(map(work.useful, rows[start : start + each]))
+        return self.read(number)
+
+    def read(self, number: int) -> int:
+        """Tokens of the rows of a round."""
+        rows, each = work.read(self.folder), self.workload.batch // self.workload.group
+        start = each + each * self.workload.steps * (1 + number)
+        return sum(map(work.useful, rows[start : start + each * self.workload.steps]))
+
+    def passed(self, number: int, answer: dict[str, Any]) -> int:
+        """Tokens of a round that a model must see: of what is sampled, the prompts too."""
+        prompts = self.read(number) * self.workload.group if self.workload.online else 0
+        return self.tokens(number, answer) + prompts
 
     def record(
         self, first: dict[str, dict[str, Any]], rounds: list[dict[str, dict[str, Any]]]
@@ -168,8 +182,15 @@ class Comparison:
             name: spread([a / b for a, b in zip(speed["truing"], speed[name], strict=True)])
             for name in ("tuned", "plain")
         }
-        most = peak_flops(self.threads)
-        share = 2 * self.size.parameters * self.workload.passes / most
+        most = peak_flops(self.threads, self.cpu)
+        each = 2 * self.size.parameters * self.workload.passes
+        mfu = {
+            name: median(
+                each * self.passed(i, r[name]) / r[name]["seconds"] / most
+                for i, r in enumerate(rounds)
+            )
+            for name in SIDES
+        }
         sampling = self.name.startswith("sampling")
         loss, gradient = (None, None) if sampling else self.differences(first)
         more = {"equal_tokens": equal_tokens(rounds)} if sampling else {}
@@ -180,7 +201,7 @@ class Comparison:
             "ratio_tuned": ratio["tuned"],
             "ratio_plain": ratio["plain"],
             "memory_plain": peak["truing"] / peak["plain"],
-            "mfu": {name: median(speed[name]) * share for name in SIDES},
+            "mfu": mfu,
             "loss_difference": loss,
             "gradient_difference": gradient,
             **more,
@@ -190,7 +211,8 @@ class Comparison:
             "peak_mb": peak,
             "matmul_gflops": most / 1e9,
             "pairs": self.pairs,
-            "machine": machine(self.threads),
+            "device": "cpu" if self.cpu else "gpu",
+            "machine": machine(self.threads, self.cpu),
             "date": str(date.today()),
             "commit": commit(),
             "versions": {
@@ -213,9 +235,7 @@ def equal_tokens(rounds: Sequence[dict[str, dict[str, Any]]]) -> float:
     same = [
         one == other
         for done in rounds
-        for one, other in zip(
-            done["truing"]["responses"], done["plain"]["responses"], strict=True
-        )
+        for one, other in zip(done["truing"]["responses"], done["plain"]["responses"], strict=True)
     ]
     return sum(same) / len(same)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,7 +38,7 @@ class Side:
     ) -> None:
         self.name, self.log = name, folder / f"{name}.log"
         threads = str(spec["threads"])
-        told = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        told = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -50,7 +51,8 @@ class Side:
             )
 
     def ask(self, **command: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
@@ -65,13 +67,16 @@ class Side:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
+        # What a dead process did not read is of no use to it.
+        with suppress(BrokenPipeError), self.process:
+            pass
 
 
 class Gate:
     """Lets steps through as they are asked for. Of the first one it keeps loss and gradient."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, cpu: bool = True) -> None:
+        self.cpu = cpu
         # Answers go where stdout went; whatever else is printed goes to the log.
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -114,15 +119,16 @@ class Gate:
         self.left -= 1
         if self.left:
             return
+        if not self.cpu:
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - self.start
-        peak = peak_mb()
-        loss, self.losses = sum(self.losses), []
-        found = {"seconds": seconds, "peak_mb": peak, "loss": loss}
+        found = {"seconds": seconds, "peak_mb": peak_mb(self.cpu), "loss": sum(self.losses)}
         found |= {"tokens": work.seen["tokens"] - self.before} | self.told | told
         self.told = {}
         self.answers.write(json.dumps(found) + "\n")
         self.answers.flush()
-        forget_peak()
+        self.losses = []
+        forget_peak(self.cpu)
         self.wait()
 
 
@@ -130,14 +136,20 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def peak_mb() -> float:
-    """The most memory that this process held, in MB, since it was last forgotten."""
+def peak_mb(cpu: bool) -> float:
+    """The most memory that was held since that was last forgotten, in MB: by this process, or on
+    the GPU."""
+    if not cpu:
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+def forget_peak(cpu: bool) -> None:
+    if not cpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def settle(settings: Iterable[str]) -> None:

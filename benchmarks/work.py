@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +57,10 @@ class Shape(NamedTuple):
 SHAPES = {
     "tiny": Shape(192, 640, 6, 6, 4096),  # 4 M parameters
     "small": Shape(512, 1536, 8, 8, 8192),  # 31.5 M
+    # Of a GPU.
+    "0.5b": Shape(1024, 4096, 24, 16, 65_536),
+    "1.5b": Shape(1536, 8192, 28, 12, 65_536),
+    "8b": Shape(4096, 14_336, 32, 32, 65_536),
 }
 
 
@@ -145,7 +149,13 @@ def digest(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> str:
 def given(prompt: Sequence[int], sample: int, shape: Shape) -> tuple[int, ...]:
     """A made-up response, the same on every side: what the first, compared, step learns from."""
     draw = random.Random(f"{list(prompt)} {sample}")
-    return ids(words(draw, lengths(draw, 16, RESPONSE - 1), shape)) + (EOS,)
+    return (*ids(words(draw, lengths(draw, 16, RESPONSE - 1), shape)), EOS)
+
+
+def ended(response: list[int], ends: Container[int]) -> list[int]:
+    """A response as far as its first end token."""
+    stop = next((i for i, token in enumerate(response) if token in ends), len(response))
+    return response[: stop + 1]
 
 
 # Tokens of all completions so far, for those who sample.
@@ -195,9 +205,9 @@ def prepare(folder: Path, shape: Shape, workload: Workload, steps: int) -> None:
     if greedy:
         policy.generation_config.eos_token_id = [EOS, *range(ENDS, shape.vocabulary, ENDS)]
     policy.save_pretrained(folder / "model")
-    scorer = LlamaForSequenceClassification(
-        LlamaConfig(**shape.config.to_dict(), num_labels=1)
-    )
+    config = shape.config
+    config.num_labels = 1
+    scorer = LlamaForSequenceClassification(config)
     scorer.model.load_state_dict(policy.model.state_dict())
     scorer.save_pretrained(folder / "scorer")
     for place in ("model", "scorer"):
