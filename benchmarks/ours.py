@@ -42,7 +42,12 @@ MORE: dict[str, dict[str, Any]] = {
     "grpo": {"kl_loss_coef": 0.04},
     "rloo": {"kl_coef": 0.05},
     # The peer's PPO does not clip gradients.
-    "ppo": {"kl_coef": 0.05, "temperature": 1.0, "max_grad_norm": 0.0},
+    "ppo": {
+        "kl_coef": 0.05,
+        "temperature": 1.0,
+        "max_grad_norm": 0.0,
+        "num_ppo_epochs": work.PPO_EPOCHS,
+    },
 }
 
 
@@ -75,14 +80,14 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
 class Given(LocalEngine):
     """Answers with the responses that every side learns from first."""
 
-    def __init__(self, policy: Policy, *, shape: work.Shape, **more: Any) -> None:
+    def __init__(
+        self, policy: Policy, *, respond: Callable[..., tuple[int, ...]], **more: Any
+    ) -> None:
         super().__init__(policy, **more)
-        self.shape = shape
+        self.respond = respond
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Trajectory]:
-        rows = [
-            Tokens(r.prompt_ids, work.given(r.prompt_ids, r.sample, self.shape)) for r in requests
-        ]
+        rows = [Tokens(r.prompt_ids, self.respond(r.prompt_ids, r.sample)) for r in requests]
         logps = measure_tokens(self.policy, rows, 8, partial(logp, self.policy))
         return [
             Trajectory(
@@ -109,20 +114,21 @@ def renamed(name: str, ppo: bool) -> str:
 def gated(kind: type[Any], gate: Gate, spec: dict[str, Any]) -> None:
     """Put the gate between the steps of a training loop."""
     original = kind.steps
-    shape = work.SHAPES[spec["shape"]]
+    ppo = spec["workload"] == "ppo"
+    respond = partial(work.given, shape=work.SHAPES[spec["shape"]], whole=ppo)
 
     def steps(self: Any) -> Iterator[Step]:
-        gate.watch(self.learner.model, partial(renamed, ppo=spec["workload"] == "ppo"))
+        gate.watch(self.learner.model, partial(renamed, ppo=ppo))
         if kind is online.Online:
             read = [(p.ids, ()) for p in self.cast.prompts]
-            rollout.LocalEngine = partial(Given, shape=shape)  # pyright: ignore
+            rollout.LocalEngine = partial(Given, respond=respond)  # pyright: ignore
         else:
             read = [(t.prompt, t.response) for row in self.rows for t in scored(row)]
         gate.told["digest"] = work.digest(read)
         gate.wait()
         for step in original(self):
             rollout.LocalEngine = LocalEngine
-            if spec["workload"] == "ppo":
+            if ppo:
                 length = step.metrics["completions/mean_length"]
                 work.seen["tokens"] += round(length * work.WORKLOADS["ppo"].batch)
             gate.step()

@@ -34,8 +34,9 @@ means twice the tokens a second.
   as if each sequence were computed alone and without padding. A prompt that is read once for
   several responses counts for each of them, so a share above 100 % is possible.
 - **Loss** and **gradient** say how far the two sides are apart in the first optimiser step: the
-  loss in its own unit, the gradient as the norm of the difference over the norm. The sampling
-  workloads learn that first step from given responses, the same for both.
+  loss in its own unit, the gradient as the norm of the difference over the norm. GRPO,
+  RLOO and PPO learn in that first step from given responses, the same for both; those of PPO are as
+  long as may be, for behind a shorter one TRL's critic learns from one position more.
 - Prompts have 64 to 256 tokens, responses 32 to 256, log-normal; pairs share the prompt. What
   samples draws up to {RESPONSE} tokens from a model that ends after about {ENDS}: each side draws
   its own, with lengths of one distribution. Sampling alone is greedy, up to the first id out of a

@@ -111,7 +111,7 @@ def first_given(trainer: Any, shape: work.Shape, grpo: bool) -> None:
         found: list[list[int]] = []
         for prompt in map(tuple, prompts):
             counts[prompt] = counts.get(prompt, -1) + 1
-            found.append(list(work.given(prompt, counts[prompt], shape)))
+            found.append(list(work.given(prompt, counts[prompt], shape, whole=False)))
         return (found, None) if grpo else found
 
     trainer._generate_single_turn = turn
@@ -130,6 +130,7 @@ def ppo(spec: dict[str, Any], rows: Dataset, gate: Gate, **taken: Any) -> Any:
         response_length=work.RESPONSE,
         stop_token="eos",
         temperature=1.0,
+        num_ppo_epochs=work.PPO_EPOCHS,
         num_sample_generations=0,
         **settings,
     )
@@ -167,7 +168,7 @@ def ppo_first_given(module: Any, shape: work.Shape) -> None:
 
     def batch(policy: Any, queries: Tensor, size: int, pad: int, config: Any) -> Any:
         module.batch_generation = original
-        found = [work.given(row[row != pad].tolist(), 0, shape) for row in queries]
+        found = [work.given(row[row != pad].tolist(), 0, shape, whole=True) for row in queries]
         responses = torch.full((len(found), work.RESPONSE), pad)
         for row, response in zip(responses, found, strict=True):
             row[: len(response)] = torch.tensor(response)

@@ -26,6 +26,8 @@ from benchmarks.side import Died, Side
 ROOT = Path(__file__).resolve().parents[1]
 PPO_PEER = ROOT / ".bench" / "trl-1.12.0" / "bin" / "python"
 SIDES = ("truing", "tuned", "plain")
+# Steps before those that count: one to compare, one to warm up (the first that samples, too).
+UNCOUNTED = 2
 
 
 def machine(threads: int, cpu: bool) -> str:
@@ -91,8 +93,7 @@ class Comparison:
         self.name, self.shape, self.pairs, self.threads = name, shape, pairs, threads
         self.precision, self.cpu = precision, cpu
         self.workload, self.size = work.WORKLOADS[name], work.SHAPES[shape]
-        # One step to compare, a segment to warm up, and those that count.
-        self.steps = 1 + self.workload.steps * (1 + pairs)
+        self.steps = UNCOUNTED + pairs
         self.folder = Path(tempfile.mkdtemp(prefix=f"truing-bench-{name}-"))
         self.sides: dict[str, Side] = {}
 
@@ -130,14 +131,14 @@ class Comparison:
         if self.name == "ppo" and not PPO_PEER.is_file():
             raise Died("TRL 1.12.0 is not there, the last with PPO: run benchmarks/setup.sh")
         # One after the other: a side that loads would slow down one that is timed.
-        first = {name: self.start(name).ask(steps=1) for name in SIDES}
+        first = {name: self.start(name).step() for name in SIDES}
         self.check(first)
         for side in self.sides.values():
-            side.ask(steps=self.workload.steps)
+            side.step()
         rounds: list[dict[str, dict[str, Any]]] = []
         for i in range(self.pairs):
             turned = SIDES[i % 3 :] + SIDES[: i % 3]
-            rounds.append({n: self.sides[n].ask(steps=self.workload.steps) for n in turned})
+            rounds.append({n: self.sides[n].step() for n in turned})
         for done in rounds:
             self.charge(done["truing"], first["truing"])
         return self.record(first, rounds)
@@ -150,8 +151,7 @@ class Comparison:
 
     def charge(self, answer: dict[str, Any], first: dict[str, Any]) -> None:
         """Add the reference's pass, which is made before the first step, to the steps."""
-        rows = self.workload.steps * self.workload.batch
-        answer["seconds"] += rows * first.get("reference_seconds_per_row", 0.0)
+        answer["seconds"] += self.workload.batch * first.get("reference_seconds_per_row", 0.0)
 
     def tokens(self, number: int, answer: dict[str, Any]) -> int:
         """Useful tokens of a round: of the rows read, or of the completions sampled."""
@@ -162,8 +162,8 @@ class Comparison:
     def read(self, number: int) -> int:
         """Tokens of the rows of a round."""
         rows, each = work.read(self.folder), self.workload.batch // self.workload.group
-        start = each + each * self.workload.steps * (1 + number)
-        return sum(map(work.useful, rows[start : start + each * self.workload.steps]))
+        start = each * (UNCOUNTED + number)
+        return sum(map(work.useful, rows[start : start + each]))
 
     def passed(self, number: int, answer: dict[str, Any]) -> int:
         """Tokens of a round that a model must see: of what is sampled, the prompts too."""

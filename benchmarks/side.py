@@ -1,7 +1,7 @@
 """One side of a comparison: a process that takes optimiser steps when it is told to.
 
-`Side` is what the runner holds; inside the process a `Gate` stands between the steps. They talk in
-lines of JSON: {"steps": 2} asks for two steps and gets their seconds back, {"end": true} ends it.
+`Side` is what the runner holds; inside the process a `Gate` stands between the steps. A line asks
+for a step and is answered by one, in JSON, with what it took.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -50,11 +50,12 @@ class Side:
                 env={**os.environ, **told, **quiet},
             )
 
-    def ask(self, **command: Any) -> dict[str, Any]:
+    def step(self) -> dict[str, Any]:
+        """Have it take a step; what that took."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.write("step\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
@@ -73,7 +74,7 @@ class Side:
 
 
 class Gate:
-    """Lets steps through as they are asked for. Of the first one it keeps loss and gradient."""
+    """Lets a step through when it is asked for. Of the first one it keeps loss and gradient."""
 
     def __init__(self, folder: Path, name: str, *, cpu: bool = True) -> None:
         self.cpu = cpu
@@ -83,7 +84,7 @@ class Gate:
         self.gradients = folder / f"{name}.pt"
         self.told: dict[str, Any] = {}
         self.losses: list[float] = []
-        self.left, self.start = 0, 0.0
+        self.start = 0.0
         self.before = 0
 
     def watch(self, model: nn.Module, rename: Callable[[str], str] = str) -> None:
@@ -106,19 +107,13 @@ class Gate:
         register_optimizer_step_pre_hook(keep)
 
     def wait(self) -> None:
-        """Until steps are asked for; ends the process where that is asked for."""
-        line = sys.stdin.readline()
-        command = json.loads(line) if line else {"end": True}
-        if command.get("end"):
-            _leave()
-        self.left, self.before = command["steps"], work.seen["tokens"]
-        self.start = time.perf_counter()
+        """Until a step is asked for; ends the process where none ever will be."""
+        if not sys.stdin.readline():
+            os._exit(0)
+        self.before, self.start = work.seen["tokens"], time.perf_counter()
 
     def step(self, **told: Any) -> None:
-        """A step is done: answers when it was the last that was asked for, and waits again."""
-        self.left -= 1
-        if self.left:
-            return
+        """A step is done: says what it took, and waits again."""
         if not self.cpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.start
@@ -130,10 +125,6 @@ class Gate:
         self.losses = []
         forget_peak(self.cpu)
         self.wait()
-
-
-def _leave() -> NoReturn:
-    os._exit(0)
 
 
 def peak_mb(cpu: bool) -> float:

@@ -66,13 +66,12 @@ SHAPES = {
 
 class Workload(NamedTuple):
     """``batch``: rows of an optimiser step as TRL counts them (pairs, for comparisons); of sampling
-    the prompts of a call. ``steps``: in a timed segment. ``passes``: what a useful token costs in
-    units of two operations for each parameter: a forward pass 1, forward and backward 3, one token
+    the prompts of a call. A step is a timed segment. ``passes``: what a useful token costs in units
+    of two operations for each parameter: a forward pass 1, forward and backward 3, one token
     sampled 1. ``group``: responses to a prompt."""
 
     kind: str
     batch: int
-    steps: int
     passes: float
     group: int = 1
 
@@ -81,18 +80,19 @@ class Workload(NamedTuple):
         return self.kind == "prompts"
 
 
+PPO_EPOCHS = 2
 WORKLOADS = {
-    "sft": Workload("demonstrations", 8, 2, 3),
-    "reward": Workload("comparisons", 4, 2, 3),
-    "dpo": Workload("comparisons", 4, 2, 3 + 1),  # and a pass of the reference
-    "kto": Workload("labels", 8, 2, 3 + 1 + 2),  # and both models read mismatched answers
-    "grpo": Workload("prompts", 16, 1, 1 + 1 + 3, group=8),  # sampled, reference, learnt
-    "rloo": Workload("prompts", 16, 1, 1 + 1 + 3, group=8),
-    # Sampled; reference, value, reward; four epochs of policy and critic.
-    "ppo": Workload("prompts", 8, 1, 1 + 3 + 4 * (3 + 3)),
-    "sampling-8": Workload("prompts", 8, 1, 1),
-    "sampling-32": Workload("prompts", 32, 1, 1),
-    "sampling-128": Workload("prompts", 128, 1, 1),
+    "sft": Workload("demonstrations", 8, 3),
+    "reward": Workload("comparisons", 4, 3),
+    "dpo": Workload("comparisons", 4, 3 + 1),  # and a pass of the reference
+    "kto": Workload("labels", 8, 3 + 1 + 2),  # and both models read mismatched answers
+    "grpo": Workload("prompts", 16, 1 + 1 + 3, group=8),  # sampled, reference, learnt
+    "rloo": Workload("prompts", 16, 1 + 1 + 3, group=8),
+    # Sampled; reference, value and reward; policy and critic learn.
+    "ppo": Workload("prompts", 4, 1 + 3 + PPO_EPOCHS * (3 + 3)),
+    "sampling-8": Workload("prompts", 8, 1),
+    "sampling-32": Workload("prompts", 32, 1),
+    "sampling-128": Workload("prompts", 128, 1),
 }
 SETTINGS = {"learning_rate": 1e-6, "beta": 0.1, "max_grad_norm": 1.0}
 
@@ -146,10 +146,13 @@ def digest(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> str:
     return found.hexdigest()
 
 
-def given(prompt: Sequence[int], sample: int, shape: Shape) -> tuple[int, ...]:
-    """A made-up response, the same on every side: what the first, compared, step learns from."""
+def given(prompt: Sequence[int], sample: int, shape: Shape, *, whole: bool) -> tuple[int, ...]:
+    """A made-up response, the same on every side: what the first, compared, step learns from.
+    ``whole``: as long as may be, for where a response is shorter the peer's PPO places the score
+    one token behind its end."""
     draw = random.Random(f"{list(prompt)} {sample}")
-    return (*ids(words(draw, lengths(draw, 16, RESPONSE - 1), shape)), EOS)
+    count = RESPONSE - 1 if whole else lengths(draw, 16, RESPONSE - 1)
+    return (*ids(words(draw, count, shape)), EOS)
 
 
 def ended(response: list[int], ends: Container[int]) -> list[int]:

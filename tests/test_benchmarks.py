@@ -67,10 +67,11 @@ def test_a_digest_sees_every_token_and_where_the_response_starts() -> None:
 
 
 def test_given_responses_go_by_prompt_and_sample() -> None:
-    first = work.given((5, 6), 0, SHAPE)
-    assert first == work.given([5, 6], 0, SHAPE) != work.given((5, 6), 1, SHAPE)
+    first = work.given((5, 6), 0, SHAPE, whole=False)
+    assert first == work.given([5, 6], 0, SHAPE, whole=False)
+    assert first != work.given((5, 6), 1, SHAPE, whole=False)
     assert first[-1] == work.EOS
-    assert len(first) <= work.RESPONSE
+    assert len(first) <= work.RESPONSE == len(work.given((5, 6), 0, SHAPE, whole=True))
 
 
 def test_the_reward_counts_what_was_sampled() -> None:
@@ -118,15 +119,15 @@ def test_a_reference_pass_is_paid_for() -> None:
     bench = Comparison("dpo", "tiny", pairs=1, threads=1, precision="fp32")
     answer = {"seconds": 1.0}
     bench.charge(answer, {"reference_seconds_per_row": 0.5})
-    # Two steps of four pairs.
-    assert answer["seconds"] == 1.0 + 8 * 0.5
+    # A step of four pairs.
+    assert answer["seconds"] == 1.0 + 4 * 0.5
     bench.folder.rmdir()
 
 
 def test_a_side_that_dies_says_why(tmp_path: Path) -> None:
     side = Side("plain", sys.executable, "no_such_module", {"threads": 1}, tmp_path)
     with pytest.raises(Died, match=r"(?s)plain ended with 1:.*No module named no_such_module"):
-        side.ask(steps=1)
+        side.step()
     side.close()
 
 
