@@ -4,7 +4,7 @@ Ratios are of useful tokens a second, the product's over the peer's; memory is t
 over that of plain TRL. None: nothing is asked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 Key = tuple[str, str, str]  # workload, shape, precision
@@ -64,26 +64,41 @@ def key_of(record: Mapping[str, Any]) -> Key:
     return record["workload"], record["shape"], record["precision"]
 
 
-def verdicts(record: Mapping[str, Any]) -> dict[str, str]:
-    """Of each figure that something is asked of: "below the floor", "floor" or "goal", which it
-    reached."""
+def figures(record: Mapping[str, Any]) -> dict[str, tuple[Asked, float, int]]:
+    """Of each figure that something is asked of: what, the figure, and the direction that is
+    better (1 or -1)."""
     goal = GOALS.get(key_of(record), Goal(NOTHING, NOTHING, NOTHING))
-    figures = {
+    found = {
         "tuned": (goal.tuned, record["ratio_tuned"]["median"], 1),
         "plain": (goal.plain, record["ratio_plain"]["median"], 1),
         "memory": (goal.memory, record["memory_plain"], -1),
     }
+    return {name: each for name, each in found.items() if each[0] != NOTHING}
+
+
+def reaches(bound: float | None, value: float, sign: int) -> bool:
+    return bound is not None and sign * value >= sign * bound
+
+
+def verdicts(record: Mapping[str, Any]) -> dict[str, str]:
+    """Of each figure that something is asked of: "goal", "floor", or "below", what it reached."""
     return {
-        name: verdict(asked, value, sign)
-        for name, (asked, value, sign) in figures.items()
-        if asked != NOTHING
+        name: "goal"
+        if reaches(asked.goal, value, sign)
+        else "floor"
+        if asked.floor is None or reaches(asked.floor, value, sign)
+        else "below"
+        for name, (asked, value, sign) in figures(record).items()
     }
 
 
-def verdict(asked: Asked, value: float, sign: int) -> str:
-    """``sign``: 1 where more is better, -1 where less is."""
-    if asked.goal is not None and sign * value >= sign * asked.goal:
-        return "goal"
-    if asked.floor is None or sign * value >= sign * asked.floor:
-        return "floor" if asked.floor is not None else "goal missed"
-    return "below the floor"
+def tally(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """How many floors hold, and how many goals are reached, of how many."""
+    every = [each for record in records for each in figures(record).values()]
+    return {
+        kind: (
+            sum(reaches(getattr(asked, kind), value, sign) for asked, value, sign in every),
+            sum(getattr(asked, kind) is not None for asked, _, _ in every),
+        )
+        for kind in Asked._fields
+    }

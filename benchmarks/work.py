@@ -79,6 +79,11 @@ class Workload(NamedTuple):
     def online(self) -> bool:
         return self.kind == "prompts"
 
+    @property
+    def greedy(self) -> bool:
+        """Whether all it does is to sample, without chance."""
+        return self.online and self.passes == 1
+
 
 PPO_EPOCHS = 2
 WORKLOADS = {
@@ -198,17 +203,29 @@ def ending(model: LlamaForCausalLM) -> None:
         weight[EOS, 0] += (others - math.log(ENDS)) / hidden[..., 0].mean()
 
 
+def walking(model: LlamaForCausalLM) -> None:
+    """Make a random model's greedy text walk through all words in a random order instead of
+    repeating itself, so that responses end at lengths of their own."""
+    weight = model.model.embed_tokens.weight
+    with torch.no_grad():
+        weight *= 10
+        order = torch.randperm(len(weight) - WORDS) + WORDS
+        model.lm_head.weight[order.roll(-1)] = weight[order]
+        model.lm_head.weight[:WORDS] = 0
+    model.generation_config.eos_token_id = [EOS, *range(ENDS, len(weight), ENDS)]
+
+
 def prepare(folder: Path, shape: Shape, workload: Workload, steps: int) -> None:
     """Write the rows of so many steps, the policy and a reward model."""
     torch.manual_seed(SEED)
-    policy = LlamaForCausalLM(shape.config)
-    greedy = workload.online and workload.group == 1 and workload.passes == 1
-    if workload.online and not greedy:
-        ending(policy)
-    if greedy:
-        policy.generation_config.eos_token_id = [EOS, *range(ENDS, shape.vocabulary, ENDS)]
-    policy.save_pretrained(folder / "model")
     config = shape.config
+    config.tie_word_embeddings = not workload.greedy
+    policy = LlamaForCausalLM(config)
+    if workload.greedy:
+        walking(policy)
+    elif workload.online:
+        ending(policy)
+    policy.save_pretrained(folder / "model")
     config.num_labels = 1
     scorer = LlamaForSequenceClassification(config)
     scorer.model.load_state_dict(policy.model.state_dict())
