@@ -44,7 +44,6 @@ MORE: dict[str, dict[str, Any]] = {
     # The peer's PPO does not clip gradients.
     "ppo": {
         "kl_coef": 0.05,
-        "temperature": 1.0,
         "max_grad_norm": 0.0,
         "num_ppo_epochs": work.PPO_EPOCHS,
     },
@@ -70,7 +69,11 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
     }
     if not workload.online:
         return settings
-    settings |= {"response_length": work.RESPONSE, "num_generations": workload.group}
+    settings |= {
+        "response_length": work.RESPONSE,
+        "num_generations": workload.group,
+        "temperature": 1.0,
+    }
     if spec["workload"] == "ppo":
         del settings["num_generations"]
         return settings | {"reward": [str(folder / "scorer")]}

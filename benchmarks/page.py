@@ -40,7 +40,7 @@ means twice the tokens a second.
   advantages by the unbiased variance, which alone parts the gradients by 1e-3 at this size.
 - Prompts have 64 to 256 tokens, responses 32 to 256, log-normal; pairs share the prompt. What
   samples draws up to {RESPONSE} tokens from a model that ends after about {ENDS}: each side draws
-  its own, with lengths of one distribution. TRL's PPO samples all {RESPONSE} and cuts behind the end.
+  its own, with lengths of one distribution. TRL's PPO samples all {RESPONSE} and cuts them.
 - Sampling alone is greedy, by a model that walks through its words in a random order, up to the
   first of a set of one word in {ENDS}. So lengths differ, and are the same on both sides. The share
   of responses that are the same, token for token, is told; that a cache is right, tests say.
