@@ -7,7 +7,7 @@ PYTHON ?= python3
 OUT ?= runs/quickstart
 BIN := .venv/bin
 
-.PHONY: quickstart test check docs slow mutants replications base clean
+.PHONY: quickstart test check docs slow mutants replications bench base clean
 
 quickstart: .venv/.ready  ## the whole loop in the embedded world, with a report
 	@# A run never overwrites another: if the folder exists, the new one has the time in its name.
@@ -39,8 +39,12 @@ base: .venv/.ready  ## make the packaged base model again (about half an hour)
 replications: .venv/.ready  ## published findings again, with controls; writes docs/replications.md
 	$(BIN)/python -m replications.run
 
+bench: .venv/.ready  ## speed and memory beside TRL; writes docs/performance.md (about an hour)
+	benchmarks/setup.sh $(BIN)/python
+	$(BIN)/python -m benchmarks all
+
 clean:  ## remove what make and the tools made; runs/ stays
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: pyproject.toml constraints-cpu.txt

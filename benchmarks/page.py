@@ -1,0 +1,207 @@
+"""docs/performance.md, from the records alone."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.goals import DEFAULT, GOALS, NOTHING, Asked, Goal, Key, key_of, tally, verdicts
+from benchmarks.work import ENDS, RESPONSE, SHAPES, WORKLOADS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+RECORDS = ROOT / "docs" / "performance"
+Record = Mapping[str, Any]
+
+HEAD = f"""# Performance
+
+*Written by `make bench` from what it measured.*
+
+Truing beside TRL on the same work: the same model (a Llama of random weights), the same token ids
+in the same order, the same loss, optimiser, clipping of gradients and batches, no gradient
+checkpointing. Each side is a process of its own that stays alive; they take a timed segment by
+turns, so whatever the machine does meanwhile falls on all of them. A ratio is taken within a
+round; its median, and in brackets the least and the most, are told of all rounds. A ratio of 2
+means twice the tokens a second.
+
+- **Useful tokens** are those that are not padding; for what samples (GRPO, RLOO, PPO, sampling),
+  the tokens of completions. **Memory** is the peak of resident memory while steps are taken, as a
+  share of plain TRL's.
+- **Plain** is TRL as installed; **tuned** is TRL with two settings of the machine:
+  `torch.set_float32_matmul_precision("medium")` (not for sampling, which it slows down), and
+  thresholds of malloc that keep freed memory.
+- **MFU** is the share of the best matrix multiply seen in the same run that useful work comes to,
+  as if each sequence were computed alone and without padding. A prompt that is read once for
+  several responses counts for each of them, so a share above 100 % is possible.
+- **Loss** and **gradient** say how far the two sides are apart in the first optimiser step: the
+  loss in its own unit, the gradient as the norm of the difference over the norm. GRPO, RLOO and PPO
+  learn in that first step from given responses, the same for both; those of PPO are as long as may
+  be, for behind a shorter one TRL's critic learns from one position more. TRL's PPO whitens
+  advantages by the unbiased variance, which alone parts the gradients by 1e-3 at this size.
+- Prompts have 64 to 256 tokens, responses 32 to 256, log-normal; pairs share the prompt. What
+  samples draws up to {RESPONSE} tokens from a model that ends after about {ENDS}: each side draws
+  its own, with lengths of one distribution. TRL's PPO samples all {RESPONSE} and cuts them.
+- Sampling alone is greedy, by a model that walks through its words in a random order, up to the
+  first of a set of one word in {ENDS}. So lengths differ, and are the same on both sides. The share
+  of responses that are the same, token for token, is told; that a cache is right, tests say.
+- The pass of the reference that DPO and KTO make before the first step is charged to the steps.
+"""
+CONCLUDE = """## What to conclude
+
+{found}
+Ratios travel better than tokens a second, and neither travels far: with other lengths, less of a
+shared prompt, or on a GPU, they will be others. Run `python -m benchmarks {example}` on
+your machine, or `make bench` for all of this page. TRL's own defaults are not what stands here:
+gradient checkpointing, which it switches on, would save it memory and cost it time.
+"""
+GPU = """## On a GPU
+
+No GPU was at hand when this page was written, so nothing on it was measured on one. `python -m
+benchmarks gpu` runs the same comparisons there, in bfloat16, with shapes of 0.5, 1.5 and 8 billion
+parameters. [One GPU](one-gpu.md) tells what the recipes take.
+"""
+
+
+def saved() -> list[Record]:
+    """The records that there are: those of the default set in its order, then others."""
+    files = sorted(RECORDS.glob("*.json"))
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    places = {key: i for i, key in enumerate(DEFAULT)}
+    return sorted(found, key=lambda r: places.get(key_of(r), len(places)))
+
+
+def file_of(key: Key) -> Path:
+    return RECORDS / f"{'-'.join(key)}.json"
+
+
+def render(records: Sequence[Record]) -> str:
+    """The page."""
+    on_cpu = [r for r in records if r["device"] == "cpu"]
+    on_gpu = [r for r in records if r["device"] == "gpu"]
+    named = {
+        "Training, fp32 against fp32": [r for r in on_cpu if trains(r, "fp32")],
+        "Sampling, against `transformers.generate`": [
+            r for r in on_cpu if r["workload"].startswith("sampling")
+        ],
+        "Training, bf16 against bf16": [r for r in on_cpu if trains(r, "bf16")],
+        "On a GPU, bf16 against bf16": on_gpu,
+    }
+    parts = [HEAD, conclusion(on_cpu)]
+    parts += ["\n".join(section(title, rows)) for title, rows in named.items() if rows]
+    parts += [] if on_gpu else [GPU]
+    return "\n".join([*parts, "\n".join(made(records))])
+
+
+def trains(record: Record, precision: str) -> bool:
+    return record["precision"] == precision and not record["workload"].startswith("sampling")
+
+
+def conclusion(records: Sequence[Record]) -> str:
+    done = [r for r in records if "failed" not in r]
+    (held, floors), (reached, goals) = tally(done).values()
+    text = (
+        f"{held} of {floors} floors hold and {reached} of {goals} goals are reached; the tables "
+        "show which.\n"
+        if goals
+        else ""
+    )
+    measured = [r for r in done if trains(r, "fp32")]
+    if measured:
+        by = sorted(measured, key=lambda r: r["ratio_plain"]["median"])
+        low, high = (
+            f"{r['ratio_plain']['median']:.1f} times ({r['workload']})" for r in (by[0], by[-1])
+        )
+        text += f"Training takes {low} to {high} the tokens a second of plain TRL.\n"
+    example = f"{records[0]['workload']} --shape {records[0]['shape']}" if records else "dpo"
+    return CONCLUDE.format(found=text, example=example)
+
+
+def section(title: str, records: Sequence[Record]) -> Iterator[str]:
+    """Two tables: ratios beside what is asked of them, and what they come from."""
+    yield from (f"## {title}", "")
+    yield "| | x tuned | floor / goal | x plain | floor / goal | memory | floor / goal |"
+    yield "|---|---|---|---|---|---|---|"
+    done = [r for r in records if "failed" not in r]
+    for record in done:
+        goal = GOALS.get(key_of(record), Goal(NOTHING, NOTHING, NOTHING))
+        told = verdicts(record)
+        cells = [
+            ratio(record["ratio_tuned"], told.get("tuned")),
+            asked(goal.tuned),
+            ratio(record["ratio_plain"], told.get("plain")),
+            asked(goal.plain),
+            marked(f"{record['memory_plain']:.2f}", told.get("memory")),
+            asked(goal.memory),
+        ]
+        yield f"| {label(record)} | {' | '.join(cells)} |"
+    yield from ("", "Bold: at its goal; *italic*: below its floor.", "")
+    yield "| | tokens/s: Truing, tuned, plain | peak MB | MFU, % | loss | gradient |"
+    yield "|---|---|---|---|---|---|"
+    for record in done:
+        speed = ", ".join(f"{v['median']:.0f}" for v in record["tokens_per_second"].values())
+        peak = ", ".join(f"{v:.0f}" for v in record["peak_mb"].values())
+        share = ", ".join(f"{100 * v:.0f}" for v in record["mfu"].values())
+        apart = [small(record[f"{name}_difference"]) for name in ("loss", "gradient")]
+        if "equal_tokens" in record:
+            apart = [f"equal responses: {record['equal_tokens']:.0%}", ""]
+        yield f"| {label(record)} | {speed} | {peak} | {share} | {' | '.join(apart)} |"
+    yield ""
+    for record in records:
+        if "failed" in record:
+            yield f"{label(record)} was not measured: {record['failed'].splitlines()[0]}\n"
+
+
+def label(record: Record) -> str:
+    return f"{record['workload']}, {record['shape']}"
+
+
+def ratio(found: Mapping[str, float], told: str | None) -> str:
+    middle = marked(f"{found['median']:.2f}", told)
+    return f"{middle} ({found['min']:.2f} to {found['max']:.2f})"
+
+
+def marked(text: str, told: str | None) -> str:
+    return {"goal": f"**{text}**", "below": f"*{text}*"}.get(told or "", text)
+
+
+def asked(goal: Asked) -> str:
+    if goal == NOTHING:
+        return ""
+    return " / ".join("-" if value is None else f"{value:g}" for value in goal)
+
+
+def small(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def made(records: Sequence[Record]) -> Iterator[str]:
+    """How it was measured, and on what."""
+    if not records:
+        yield "Nothing was measured yet.\n"
+        return
+    yield from ("## How this was measured", "")
+    shapes = ", ".join(
+        f"{name} has {s.parameters / 1e6:.1f} M parameters (hidden {s.hidden}, {s.layers} layers, "
+        f"{s.vocabulary} words)"
+        for name, s in SHAPES.items()
+        if any(r["shape"] == name for r in records)
+    )
+    yield f"Shapes: {shapes}."
+    batches = ", ".join(
+        f"{name} {w.batch}" for name, w in WORKLOADS.items() if not name.startswith("sampling")
+    )
+    yield f"Rows (pairs, responses) of an optimiser step, or of a rollout: {batches}."
+    yield ""
+    done = [r for r in records if "failed" not in r]
+    for told in dict.fromkeys(
+        (r["machine"], r["date"], r["commit"], tuple(r["versions"].items())) for r in done
+    ):
+        machine, day, commit, versions = told
+        names = ", ".join(f"{name} {version}" for name, version in versions)
+        rows = ", ".join(
+            label(r)
+            for r in done
+            if told == (r["machine"], r["date"], r["commit"], tuple(r["versions"].items()))
+        )
+        yield f"- {rows}: {day}, commit {commit}, {machine}; {names}."
+    yield ""

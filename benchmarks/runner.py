@@ -1,0 +1,245 @@
+"""One comparison: three processes by turns on the same rows, and what they took.
+
+The sides are the product, TRL as installed ("plain"), and TRL with two machine settings ("tuned").
+A round is a timed segment of each, in an order that turns; a ratio is taken within a round, so what
+the machine does meanwhile falls on all of them.
+"""
+
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks import work
+from benchmarks.side import Died, Side
+
+ROOT = Path(__file__).resolve().parents[1]
+PPO_PEER = ROOT / ".bench" / "trl-1.12.0" / "bin" / "python"
+SIDES = ("truing", "tuned", "plain")
+# Steps before those that count: one to compare, one to warm up (the first that samples, too).
+UNCOUNTED = 2
+
+
+def machine(threads: int, cpu: bool) -> str:
+    """The kind of processor, as the system tells it."""
+    if not cpu:
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    wide = "with" if "avx512f" in flags else "without"
+    kind = names[0] if names else platform.processor() or platform.machine()
+    return f"{kind} ({wide} AVX512), {threads} threads"
+
+
+def peak_flops(threads: int, cpu: bool, seconds: float = 1.0) -> float:
+    """Operations a second of the best matrix multiply that this machine was seen to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    rows, kind = (2048, {}) if cpu else (8192, {"device": "cuda", "dtype": torch.bfloat16})
+    a, b = torch.randn(rows, 512, **kind), torch.randn(512, 1536, **kind)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            start = time.perf_counter()
+            a @ b
+            if not cpu:
+                torch.cuda.synchronize()
+            best = max(best, 2 * rows * 512 * 1536 / (time.perf_counter() - start))
+    torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(before)
+    return best
+
+
+def commit() -> str:
+    """The commit that is measured, "+" behind it where files differ from it."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    found = subprocess.run(words, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+def gradient_difference(one: Path, other: Path) -> float:
+    """Norm of the difference of two gradients, in units of the second's."""
+    mine, theirs = (torch.load(path) for path in (one, other))
+    if mine.keys() != theirs.keys():
+        raise ValueError(f"gradients of other weights: {sorted(mine.keys() ^ theirs.keys())[:4]}")
+    apart = sum(float((mine[n].double() - theirs[n].double()).square().sum()) for n in mine)
+    size = sum(float(g.double().square().sum()) for g in theirs.values())
+    return (apart / size) ** 0.5
+
+
+class Comparison:
+    """Three sides at one workload, in a folder that goes with them."""
+
+    def __init__(
+        self, name: str, shape: str, *, pairs: int, threads: int, precision: str, cpu: bool = True
+    ) -> None:
+        self.name, self.shape, self.pairs, self.threads = name, shape, pairs, threads
+        self.precision, self.cpu = precision, cpu
+        self.workload, self.size = work.WORKLOADS[name], work.SHAPES[shape]
+        self.steps = UNCOUNTED + pairs
+        self.folder = Path(tempfile.mkdtemp(prefix=f"truing-bench-{name}-"))
+        self.sides: dict[str, Side] = {}
+
+    def __enter__(self) -> "Comparison":
+        work.prepare(self.folder, self.size, self.workload, self.steps)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for side in self.sides.values():
+            side.close()
+        shutil.rmtree(self.folder)
+
+    def start(self, name: str) -> Side:
+        peer = name != "truing"
+        # While decoding, the faster product costs the peer more than it brings.
+        tuned = ["malloc"] if self.name.startswith("sampling") else ["malloc", "matmul"]
+        spec = {
+            "name": name,
+            "workload": self.name,
+            "shape": self.shape,
+            "folder": str(self.folder),
+            "threads": self.threads,
+            "precision": self.precision,
+            "cpu": self.cpu,
+            "steps": self.steps,
+            "settings": tuned if name == "tuned" else [],
+        }
+        python = str(PPO_PEER) if peer and self.name == "ppo" else sys.executable
+        module = "benchmarks.peer" if peer else "benchmarks.ours"
+        self.sides[name] = Side(name, python, module, spec, self.folder)
+        return self.sides[name]
+
+    def run(self) -> dict[str, Any]:
+        """All rounds; the record of the comparison. Raises `Died` where a side does."""
+        if self.name == "ppo" and not PPO_PEER.is_file():
+            raise Died("TRL 1.12.0 is not there, the last with PPO: run benchmarks/setup.sh")
+        # One after the other: a side that loads would slow down one that is timed.
+        first = {name: self.start(name).step() for name in SIDES}
+        self.check(first)
+        for side in self.sides.values():
+            side.step()
+        rounds: list[dict[str, dict[str, Any]]] = []
+        for i in range(self.pairs):
+            turned = SIDES[i % 3 :] + SIDES[: i % 3]
+            rounds.append({n: self.sides[n].step() for n in turned})
+        for done in rounds:
+            self.charge(done["truing"], first["truing"])
+        return self.record(first, rounds)
+
+    def check(self, first: dict[str, dict[str, Any]]) -> None:
+        """That all sides read the same tokens."""
+        told = {name: answer["digest"] for name, answer in first.items()}
+        if len(set(told.values())) > 1:
+            raise ValueError(f"the sides read other tokens than each other: {told}")
+
+    def charge(self, answer: dict[str, Any], first: dict[str, Any]) -> None:
+        """Add the reference's pass, which is made before the first step, to the steps."""
+        answer["seconds"] += self.workload.batch * first.get("reference_seconds_per_row", 0.0)
+
+    def tokens(self, number: int, answer: dict[str, Any]) -> int:
+        """Useful tokens of a round: of the rows read, or of the completions sampled."""
+        if self.workload.online:
+            return answer["tokens"]
+        return self.read(number)
+
+    def read(self, number: int) -> int:
+        """Tokens of the rows of a round."""
+        rows, each = work.read(self.folder), self.workload.batch // self.workload.group
+        start = each * (UNCOUNTED + number)
+        return sum(map(work.useful, rows[start : start + each]))
+
+    def passed(self, number: int, answer: dict[str, Any]) -> int:
+        """Tokens of a round that a model must see: of what is sampled, the prompts too."""
+        prompts = self.read(number) * self.workload.group if self.workload.online else 0
+        return self.tokens(number, answer) + prompts
+
+    def record(
+        self, first: dict[str, dict[str, Any]], rounds: list[dict[str, dict[str, Any]]]
+    ) -> dict[str, Any]:
+        speed = {
+            name: [self.tokens(i, r[name]) / r[name]["seconds"] for i, r in enumerate(rounds)]
+            for name in SIDES
+        }
+        peak = {name: max(r[name]["peak_mb"] for r in rounds) for name in SIDES}
+        ratio = {
+            name: spread([a / b for a, b in zip(speed["truing"], speed[name], strict=True)])
+            for name in ("tuned", "plain")
+        }
+        most = peak_flops(self.threads, self.cpu)
+        each = 2 * self.size.parameters * self.workload.passes
+        mfu = {
+            name: median(
+                each * self.passed(i, r[name]) / r[name]["seconds"] / most
+                for i, r in enumerate(rounds)
+            )
+            for name in SIDES
+        }
+        sampling = self.name.startswith("sampling")
+        loss, gradient = (None, None) if sampling else self.differences(first)
+        more = {"equal_tokens": equal_tokens(rounds)} if sampling else {}
+        return {
+            "workload": self.name,
+            "shape": self.shape,
+            "precision": self.precision,
+            "ratio_tuned": ratio["tuned"],
+            "ratio_plain": ratio["plain"],
+            "memory_plain": peak["truing"] / peak["plain"],
+            "mfu": mfu,
+            "loss_difference": loss,
+            "gradient_difference": gradient,
+            **more,
+            "tokens_per_second": {name: spread(speed[name]) for name in SIDES},
+            "tokens": {n: sum(self.tokens(i, r[n]) for i, r in enumerate(rounds)) for n in SIDES},
+            "seconds": {n: sum(r[n]["seconds"] for r in rounds) for n in SIDES},
+            "peak_mb": peak,
+            "matmul_gflops": most / 1e9,
+            "pairs": self.pairs,
+            "device": "cpu" if self.cpu else "gpu",
+            "machine": machine(self.threads, self.cpu),
+            "date": str(date.today()),
+            "commit": commit(),
+            "versions": {
+                "torch": torch.__version__,
+                "transformers": version("transformers"),
+                "trl": "1.12.0" if self.name == "ppo" else version("trl"),
+            },
+        }
+
+    def differences(self, first: dict[str, dict[str, Any]]) -> tuple[float, float]:
+        """Of the first step, between the product and plain TRL: of its loss, absolute, and of its
+        gradient, in units of its norm."""
+        loss = abs(first["truing"]["loss"] - first["plain"]["loss"])
+        files = [self.folder / f"{name}.pt" for name in ("truing", "plain")]
+        return loss, gradient_difference(*files)
+
+
+def equal_tokens(rounds: Sequence[dict[str, dict[str, Any]]]) -> float:
+    """Share of the responses that are the same, token for token, as those of plain TRL's."""
+    same = [
+        one == other
+        for done in rounds
+        for one, other in zip(done["truing"]["responses"], done["plain"]["responses"], strict=True)
+    ]
+    return sum(same) / len(same)
+
+
+def compare(name: str, shape: str, **more: Any) -> dict[str, Any]:
+    with Comparison(name, shape, **more) as comparison:
+        return comparison.run()

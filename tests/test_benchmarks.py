@@ -1,0 +1,209 @@
+"""The harness that measures the product beside TRL (benchmarks/): what it reads and tells."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import goals, page, scaling, work
+from benchmarks.__main__ import main
+from benchmarks.runner import SIDES, Comparison, equal_tokens, gradient_difference, spread
+from benchmarks.side import Died, Side
+
+SHAPE = work.SHAPES["tiny"]
+KEYS = {
+    *("workload", "shape", "precision", "ratio_tuned", "ratio_plain", "memory_plain", "mfu"),
+    *("loss_difference", "gradient_difference"),
+}
+
+
+def record(workload: str = "sft", tuned: float = 2.0, **more: Any) -> dict[str, Any]:
+    """A record with made-up figures."""
+    each = dict.fromkeys(SIDES, 1.0)
+    return {
+        "workload": workload,
+        "shape": "small",
+        "precision": "fp32",
+        "device": "cpu",
+        "ratio_tuned": {"min": 1.0, "median": tuned, "max": 9.0},
+        "ratio_plain": {"min": 1.0, "median": 3.5, "max": 9.0},
+        "memory_plain": 0.8,
+        "mfu": each,
+        "loss_difference": 1e-7,
+        "gradient_difference": 2e-7,
+        "tokens_per_second": {name: spread([1.0]) for name in SIDES},
+        "peak_mb": each,
+        "machine": "a machine",
+        "date": "2026-01-01",
+        "commit": "abc",
+        "versions": {"torch": "2"},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("kind", ["demonstrations", "comparisons", "labels", "prompts"])
+def test_rows_are_the_same_for_all_and_read_as_they_are_counted(kind: str) -> None:
+    rows = list(work.rows(kind, 6, SHAPE))
+    assert rows == list(work.rows(kind, 9, SHAPE))[:6]
+    tokens = work.tokenizer(SHAPE)
+    for row in rows:
+        assert tuple(tokens(row["prompt"])["input_ids"]) == work.ids(row["prompt"])
+        for prompt, response in work.sequences(row):
+            assert 64 <= len(prompt) <= 256
+            assert not response or (32 < len(response) <= 257 and response[-1] == work.EOS)
+    lengths = [len(p) + len(r) for row in rows for p, r in work.sequences(row)]
+    assert sum(map(work.useful, rows)) == sum(lengths)
+
+
+def test_a_digest_sees_every_token_and_where_the_response_starts() -> None:
+    whole = work.digest([((1, 2), (3, 4))])
+    others = [((1, 2), (3, 5)), ((1,), (2, 3, 4)), ((2, 1), (3, 4))]
+    assert whole not in [work.digest([other]) for other in others]
+
+
+def test_given_responses_go_by_prompt_and_sample() -> None:
+    first = work.given((5, 6), 0, SHAPE, whole=False)
+    assert first == work.given([5, 6], 0, SHAPE, whole=False)
+    assert first != work.given((5, 6), 1, SHAPE, whole=False)
+    assert first[-1] == work.EOS
+    assert len(first) <= work.RESPONSE == len(work.given((5, 6), 0, SHAPE, whole=True))
+
+
+def test_the_reward_counts_what_was_sampled() -> None:
+    before = work.seen["tokens"]
+    assert work.reward(["", ""], ["w2 w3 w4 w6<eos>", "w3"]) == [2 / 3, 0.0]
+    assert work.seen["tokens"] - before == 4 + 2
+
+
+def test_a_model_for_sampling_ends_about_as_often_as_is_told() -> None:
+    torch.manual_seed(0)
+    model = work.LlamaForCausalLM(SHAPE.config)
+    work.ending(model)
+    text = torch.randint(work.WORDS, SHAPE.vocabulary, (8, 64))
+    with torch.no_grad():
+        ends = float(model(text).logits.softmax(-1)[..., work.EOS].mean())
+    assert 0.3 / work.ENDS < ends < 3 / work.ENDS
+
+
+def test_greedy_responses_end_at_lengths_of_their_own(tmp_path: Path) -> None:
+    work.prepare(tmp_path, SHAPE, work.WORKLOADS["sampling-8"], 1)
+    model = work.LlamaForCausalLM.from_pretrained(tmp_path / "model").eval()
+    text = torch.randint(work.WORDS, SHAPE.vocabulary, (16, 32), generator=torch.manual_seed(0))
+    rows = model.generate(text, max_new_tokens=work.RESPONSE, do_sample=False)
+    ends = set(model.generation_config.eos_token_id)
+    lengths = [len(work.ended(row, ends)) for row in rows[:, 32:].tolist()]
+    assert len(set(lengths)) > 8
+    assert 0.4 * work.ENDS < sum(lengths) / 16 < 1.6 * work.ENDS
+
+
+def test_a_response_ends_at_its_first_end_token() -> None:
+    assert work.ended([5, 7, 9, 7], {7}) == [5, 7]
+    assert work.ended([5, 9], {7}) == [5, 9]
+
+
+def test_gradients_are_compared_by_name(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one", "two", "three")]
+    torch.save({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([0.0])}, files[0])
+    torch.save({"b": torch.tensor([0.0]), "a": torch.tensor([3.0, 0.0])}, files[1])
+    torch.save({"a": torch.tensor([3.0, 4.0])}, files[2])
+    # The difference is (0, 4), the second's norm 3.
+    assert gradient_difference(files[0], files[1]) == pytest.approx(4 / 3)
+    with pytest.raises(ValueError, match="other weights: \\['b'\\]"):
+        gradient_difference(files[0], files[2])
+
+
+def test_sides_that_read_other_tokens_are_refused() -> None:
+    bench = Comparison("sft", "tiny", pairs=1, threads=1, precision="fp32")
+    same = {name: {"digest": "a"} for name in SIDES}
+    bench.check(same)
+    with pytest.raises(ValueError, match="read other tokens"):
+        bench.check({**same, "plain": {"digest": "b"}})
+    bench.folder.rmdir()
+
+
+def test_a_reference_pass_is_paid_for() -> None:
+    bench = Comparison("dpo", "tiny", pairs=1, threads=1, precision="fp32")
+    answer = {"seconds": 1.0}
+    bench.charge(answer, {"reference_seconds_per_row": 0.5})
+    # A step of four pairs.
+    assert answer["seconds"] == 1.0 + 4 * 0.5
+    bench.folder.rmdir()
+
+
+def test_a_side_that_dies_says_why(tmp_path: Path) -> None:
+    side = Side("plain", sys.executable, "no_such_module", {"threads": 1}, tmp_path)
+    with pytest.raises(Died, match=r"(?s)plain ended with 1:.*No module named no_such_module"):
+        side.step()
+    side.close()
+
+
+def test_equal_responses_are_counted() -> None:
+    done = {"truing": {"responses": [[1], [2]]}, "plain": {"responses": [[1], [3]]}}
+    assert equal_tokens([done]) == 0.5
+
+
+def test_floors_and_goals() -> None:
+    # The floor of sft is 1.5, its goal 2; of memory 0.70 and 0.55.
+    assert goals.verdicts(record(tuned=2.1))["tuned"] == "goal"
+    assert goals.verdicts(record(tuned=1.6)) == {
+        "tuned": "floor",
+        "plain": "floor",
+        "memory": "below",
+    }
+    assert goals.tally([record(tuned=2.1)]) == {"floor": (2, 3), "goal": (1, 3)}
+    # Of grpo against tuned there is a goal and no floor.
+    assert goals.verdicts(record("grpo", tuned=1.0))["tuned"] == "floor"
+    assert goals.tally([record("grpo", tuned=5.0)]) == {"floor": (0, 2), "goal": (1, 3)}
+    assert goals.verdicts(record(shape="tiny")) == {}
+    assert {key[0] for key in goals.GOALS} <= set(work.WORKLOADS)
+    assert set(goals.DEFAULT) >= {key for key in goals.GOALS if key[2] == "fp32"}
+
+
+def test_the_page_tells_what_was_reached_and_what_was_not() -> None:
+    text = page.render([record(tuned=2.1), record("dpo", failed="TRL died of\na bug")])
+    assert "| sft, small | **2.10** (1.00 to 9.00) | 1.5 / 2 |" in text
+    assert "*0.80* | 0.7 / 0.55 |" in text
+    assert "dpo, small was not measured: TRL died of\n" in text
+    assert "2 of 3 floors hold and 1 of 3 goals are reached" in text
+    assert "No GPU was at hand" in text
+    gpu = page.render([record(device="gpu")])
+    assert "## On a GPU, bf16 against bf16" in gpu
+    assert "No GPU was at hand" not in gpu
+
+
+def test_the_exponent_of_a_cost() -> None:
+    assert scaling.exponent({n: 3.0 * n**2 for n in (1, 2, 4)}) == pytest.approx(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", scaling.SIZES)
+def test_a_step_costs_in_proportion(kind: str) -> None:
+    found = scaling.measured({kind: scaling.SIZES[kind][:2]})[kind]
+    assert 0.3 < found["exponent"] < 1.5
+
+
+def peers() -> Sequence[str]:
+    return [name for name in work.WORKLOADS if name not in ("ppo", "sampling-32", "sampling-128")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", peers())
+def test_both_sides_compute_the_same(workload: str, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    file = tmp_path / "record.json"
+    words = [workload, "--shape", "tiny", "--pairs", "1", "--threads", "1", "--json", str(file)]
+    assert main(words) == 0
+    found = SimpleNamespace(**json.loads(file.read_text(encoding="utf-8")))
+    assert set(vars(found)) >= KEYS
+    assert found.ratio_plain["min"] == found.ratio_plain["median"] > 0
+    assert found.tokens["truing"] > 0
+    if workload.startswith("sampling"):
+        assert found.equal_tokens > 0.9
+    else:
+        assert found.loss_difference < 1e-5
+        assert found.gradient_difference < 1e-4
