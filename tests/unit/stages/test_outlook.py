@@ -163,7 +163,6 @@ def test_the_memory_of_all_roles_is_near_the_peak_of_a_real_run(tmp_path: Path, 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         online.run(check(kind, given | more))
     # Seen: from 8 % below the peak to 4 % above it.
-    print(name, ahead.memory, ahead.memory_mb * 2**20 / peak(seen))
     assert ahead.memory_mb * 2**20 == pytest.approx(peak(seen), rel=0.15)
     wanted = {"policy", "reward", "gradients and AdamW", "activations", "logits"}
     assert ahead.memory.keys() >= wanted
