@@ -98,7 +98,9 @@ def outlook(
     memory["gradients and AdamW"] = 3 * sum(p.numel() * p.element_size() for p in learnt)
     per_token = activation_bytes(model, recomputed=config.gradient_checkpointing)
     memory["activations"] = round(tokens * per_token)
-    memory["logits"] = 4 * (min(CHUNK, targets) + min(FEW, targets)) * text.vocab_size
+    # An actor's entropies take three more tensors of those few.
+    few = (4 if isinstance(model, ActorCritic) else 1) * min(FEW, targets)
+    memory["logits"] = 4 * (min(CHUNK, targets) + few) * text.vocab_size
     steps = total_steps(len(lengths), config, world)
     return Outlook(
         steps=steps,
