@@ -60,6 +60,8 @@ UNEVEN: dict[str, Any] = {"size": 3, "order": MIXED[:7]}
 # Of the first case besides: eight micro-batches of one, and what would be wrong.
 OTHERS: dict[str, dict[str, Any]] = {
     "4 x 1 each": {"size": 1, "order": MIXED},
+    # Ranks with unequal numbers of micro-batches.
+    "by tokens": {"size": 4, "order": MIXED, "tokens_per_batch": 18},
     "averaged": {"size": 4, "mistake": partial(Mistaken, mistake="averaged")},
     "apart": {"size": 4, "mistake": partial(Mistaken, mistake="apart")},
 }

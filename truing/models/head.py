@@ -16,6 +16,8 @@ from truing.algorithms.tokens import entropy, token_logp
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
 CHUNK = 2048
+# Tokens whose exponentials are held at once besides.
+FEW = 256
 
 
 class Scaling(NamedTuple):
@@ -69,9 +71,9 @@ class _Figures(torch.autograd.Function):
         for start in range(0, len(target_N), CHUNK):
             part = slice(start, start + CHUNK)
             logits_NV = scaling(nn.functional.linear(hidden_NH[part], weight_VH, bias_V))
-            total_N = logits_NV.logsumexp(-1)
+            total_N = torch.cat([few.logsumexp(-1) for few in logits_NV.split(FEW)])
             chosen_N = logits_NV.gather(-1, target_N[part, None]).squeeze(-1)
-            more = (entropy(logits_NV),) if spread else ()
+            more = (torch.cat([entropy(few) for few in logits_NV.split(FEW)]),) if spread else ()
             pieces.append((total_N, chosen_N - total_N, *more))
             # With a single slice nothing need be computed again.
             kept = logits_NV if len(target_N) <= CHUNK else None

@@ -16,7 +16,7 @@ from truing.data.formats import Dataset
 from truing.data.layout import Tokens, padded
 from truing.data.profile import Figures, lines, profile, spread
 from truing.models.actor import ActorCritic
-from truing.models.head import CHUNK
+from truing.models.head import CHUNK, FEW
 from truing.models.heads import ValueModel
 from truing.models.model import Model
 from truing.models.roles import VALUE, adapter_name
@@ -26,8 +26,6 @@ from truing.stages.trainer import total_rows, total_steps
 
 # Tokens of the sequence in which activations are counted.
 COUNTED = 64
-# Of a slice of logits at the peak; it varies with the shape, and a test holds the whole to 15 %.
-LOGIT_COPIES = 4.5
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ def outlook(
     it that are not trained, by their roles.
 
     Memory: weights; gradients and two AdamW moments of what is trained; what `activation_bytes`
-    finds for the tokens of the longest micro-batch; and of logits of a slice of its scored tokens
-    `LOGIT_COPIES` in float32 (themselves, their softmax, gradients).
+    finds for the tokens of the longest micro-batch; and logits of a slice of its scored tokens in
+    float32, which their gradient takes the place of, with the exponentials of a few.
     """
     others = dict(frozen or {})
     size = next(model.parameters()).element_size()
@@ -102,7 +100,9 @@ def outlook(
     most = max if world == 1 else sum
     per_token = most(activation_bytes(model, recomputed=config.gradient_checkpointing))
     memory["activations"] = round(tokens * per_token)
-    memory["logits"] = round(LOGIT_COPIES * 4 * min(CHUNK, targets) * text.vocab_size)
+    # An actor's entropies take three more tensors of those few.
+    few = (4 if isinstance(model, ActorCritic) else 1) * min(FEW, targets)
+    memory["logits"] = 4 * (min(CHUNK, targets) + few) * text.vocab_size
     steps = total_steps(len(lengths), config, world)
     return Outlook(
         steps=steps,

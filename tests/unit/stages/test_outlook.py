@@ -40,7 +40,7 @@ def test_steps_and_tokens_by_hand(tiny: Path, settings: Settings) -> None:
     assert (ahead.steps, ahead.rows, ahead.tokens_per_step) == (5, 6, 18 * 35 / 5)
     assert ahead.parameters == ahead.trainable == sum(p.numel() for p in policy.parameters())
     # 4 bytes for weight, gradient and two moments; the 2 longest rows: 110 tokens, 270 logits each.
-    fixed = ahead.parameters * 16 + 4.5 * 4 * 110 * 270
+    fixed = ahead.parameters * 16 + 2 * 4 * 110 * 270
     wanted = fixed + 110 * activation_bytes(policy, recomputed=False)[0]
     assert ahead.memory_mb == pytest.approx(wanted / 2**20)
     assert outlook(config, policy, [10] * 6, [10] * 6, world=2).steps == 3
