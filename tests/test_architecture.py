@@ -56,7 +56,7 @@ TORCH_FREE = (
     *("stats.best_of", "stats.bounds", "stats.ratings"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )
-FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 10500
+FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 10900
 TOLERANCE = 1e-3
 
 
