@@ -60,7 +60,7 @@ TORCH_FREE = (
     *("feedback.assign", "feedback.pacing"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )
-FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 14500
+FILE, FUNCTION, TOPIC, FOLDER = 400, 60, 25, 3300
 TOLERANCE = 1e-3
 
 
@@ -228,6 +228,15 @@ def code_lines(text: str) -> int:
     return sum(bool(x.strip()) and x.strip()[0] != "#" and n not in prose for n, x in lines)
 
 
+def folders(house: House) -> list[str]:
+    """Folders of more code than one sitting reads, each counted by the files in it."""
+    sizes: dict[str, int] = {}
+    for path, text in house.items():
+        folder = path.rsplit("/", 1)[0]
+        sizes[folder] = sizes.get(folder, 0) + code_lines(text)
+    return [f"{f} has {n} lines of code" for f, n in sizes.items() if n > FOLDER]
+
+
 def readme_tree(text: str) -> dict[str, str]:
     """File -> its line in the tree of README.md, from the block that starts with ``truing/``."""
     block = re.search(r"```\ntruing/\n(.*?)```", text, re.DOTALL)
@@ -255,7 +264,8 @@ HOUSES: dict[Callable[[House], list[str]], House] = {
     floors: read("truing"),
     circles: read("truing"),
     late_imports: read("truing"),
-    lengths: read("truing", "scripts", "examples", "replications", "tests"),
+    lengths: read("truing", "scripts", "examples", "replications", "benchmarks", "tests"),
+    folders: read("truing"),
     topics: read("truing"),
     idle_settings: read("truing"),
     tolerances: read("tests"),
@@ -287,6 +297,8 @@ BROKEN: list[tuple[Callable[[House], list[str]], House, str]] = [
     (late_imports, {"truing/run.py": "def f():\n    from truing.data import batch"}, "inside f"),
     (lengths, {"truing/a.py": "x = 1\n" * 401}, "truing/a.py has 401 lines"),
     (lengths, {"truing/a.py": "def f():\n" + "    x = 1\n" * 60}, "f has 61 lines"),
+    (folders, {f"truing/a/{i}.py": "# why\n" + "x = 1\n" * 400 for i in range(9)},
+     "truing/a has 3600 lines of code"),
     (topics, {"truing/settings.py": "class T:\n" + "".join(f"    x{i}: int\n" for i in range(26))},
      "T has 26 fields"),
     (idle_settings, {"truing/settings.py": "class T:\n    lr: int"}, "the setting lr"),
@@ -313,10 +325,7 @@ def test_what_is_allowed_is_not_called_broken() -> None:
     assert tolerances({"tests/a.py": "# Four standard errors.\nf(1, abs=0.04)"}) == []
 
 
-def test_floors_0_to_4_stay_small() -> None:
-    low = {p: t for p, t in read("truing").items() if FLOORS.get(name_of(p).split(".")[0], 9) < 5}
-    assert len(low) > 40
-    assert sum(code_lines(text) for text in low.values()) < HOUSE
+def test_prose_is_no_code() -> None:
     assert code_lines('"""Prose."""\n\n# Why.\nx = 1  # one\ny = """\na"""\n') == 3
 
 
