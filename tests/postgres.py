@@ -1,0 +1,86 @@
+"""A PostgreSQL server of the tests' own, in a temporary folder, on a socket there.
+
+The programs are Debian's package ``postgresql``. Where they are absent the tests install them if they
+may (root, apt-get); where that fails the tests that need them are skipped, each saying so.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+HOMES = "/usr/lib/postgresql"
+
+
+def programs() -> Path | None:
+    """The folder of initdb and pg_ctl, the newest version; None if there is none."""
+    found = sorted(Path(HOMES).glob("*/bin/initdb"), key=lambda p: int(p.parts[-3].split(".")[0]))
+    if found:
+        return found[-1].parent
+    beside = shutil.which("initdb")
+    return Path(beside).resolve().parent if beside else None
+
+
+def install() -> Path | None:
+    if programs() is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["update", "-q"], ["install", "-y", "-q", "postgresql"]):
+            subprocess.run(["apt-get", *command], capture_output=True, timeout=300, check=False)
+    return programs()
+
+
+class Server:
+    """A server that can be stopped and started; `url` of a database of it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # sockets need short paths
+        if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.data = self.folder / "data"
+        self._call("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
+
+    def _call(self, program: str, *args: object) -> str:
+        command: Sequence[str] = [str(self.home / program), *map(str, args)]
+        if os.geteuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def start(self) -> None:
+        how = f"-c listen_addresses='' -k {self.folder} -c max_connections=200"
+        log = self.folder / "log"
+        self._call("pg_ctl", "-D", self.data, "-l", log, "-o", how, "-w", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self._call("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
+
+    def close(self) -> None:
+        if (self.data / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def create(self, name: str) -> str:
+        """An empty database; its address."""
+        self._call("createdb", "-h", self.folder, "-U", "postgres", name)
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+
+
+def server() -> Server:
+    """A running server. Skips the test that asks for it where there are no programs."""
+    home = install()
+    if home is None:
+        pytest.skip("PostgreSQL is not installed, and apt-get could not install it")
+    made = Server(home)
+    made.start()
+    return made

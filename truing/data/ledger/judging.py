@@ -1,0 +1,328 @@
+"""The ledger's judgements: submitted once, never overwritten; corrected, undone or set aside by
+later events that name them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from truing.data.ledger.campaigns import batches, day_of
+from truing.data.ledger.chain import Head, Link, append, judged_digest, linked, lock, move, sealed
+from truing.data.ledger.entries import Answer, Judgement, Late, Lease, Question, Told
+from truing.data.ledger.people import _one, upsert
+from truing.data.ledger.queue import Queue, _answers, _take, free, own
+from truing.data.ledger.store import plain
+from truing.data.ledger.tables import (
+    annotators,
+    assignments,
+    campaigns,
+    events,
+    items,
+    judgements,
+    tallies,
+)
+from truing.data.ledger.values import check
+
+LAST = 10  # how many decisions can be reopened
+_JUDGEMENT = [judgements.c[n] for n in Judgement.__dataclass_fields__]
+
+
+class Judging(Queue):
+    """What was said. An answer of the item's own kind fills its slot; a skip gives it back; others
+    (critique, flag, question, edit) go with it, in the same submission or a later one."""
+
+    def submit(
+        self,
+        lease_id: int,
+        annotator_id: int,
+        answers: Sequence[Answer],
+        *,
+        token: str,
+        active_ms: int = 0,
+        timing: Mapping[str, Any] | None = None,
+    ) -> list[Judgement]:
+        """Record what somebody said of the item they hold; when this returns, it is on the disk.
+
+        ``token`` is made by the client for each submission: the same again, by a lost connection or
+        a double click, returns what was recorded, and counts once. ``active_ms``: how long they
+        read and wrote, idle time left out; ``timing``: what it was measured from.
+
+        A lease that ran out is taken up again, even if the item is full by now, since work that was
+        done should count (``late``). Raises LookupError for another's assignment, ValueError for an
+        answer that does not fit, or for a token that came with other answers, Late for an item that
+        was judged or skipped by another submission: undo or correct that.
+        """
+        plain("token", token, 64)
+        try:
+            return self.write(
+                lambda c: self._submit(
+                    c, lease_id, annotator_id, answers, token, active_ms, timing or {}
+                )
+            )
+        except IntegrityError:  # the same token at the same moment
+            with self.reading() as c:
+                if said := _said(c, annotator_id, token, answers):
+                    return said
+            raise
+
+    def _submit(
+        self,
+        c: Connection,
+        lease_id: int,
+        annotator_id: int,
+        answers: Sequence[Answer],
+        token: str,
+        active_ms: int,
+        timing: Mapping[str, Any],
+    ) -> list[Judgement]:
+        if said := _said(c, annotator_id, token, answers):
+            return said
+        lease = own(c, lease_id, annotator_id)
+        item = _one(c, items, lease.item_id, "item")
+        for answer in answers:
+            check(answer, lease.shown)
+        ends = _ending(item["kind"], answers)
+        late = ends == "done" and self._over(lease)
+        if ends:
+            live = assignments.c.state.in_(("leased", "expired", "released"))
+            mine = and_(assignments.c.id == lease_id, live)
+            before = c.scalar(select(assignments.c.state).where(mine).with_for_update())
+            if before is None:
+                if said := _said(c, annotator_id, token, answers):
+                    return said  # the same, a moment earlier
+                raise Late(f"assignment {lease_id} is over: undo or correct what was said")
+            c.execute(update(assignments).where(mine).values(state=ends, draft=None))
+            late = before != "leased"
+            self._settle(c, lease, ends, held=not late)
+        told = Told(
+            lease.item_id,
+            annotator_id,
+            tuple(answers),
+            token,
+            tuple(lease.shown),
+            lease.retest,
+            lease.guideline_id,
+            active_ms,
+            timing,
+        )
+        rows = _rows(c, told, item, lease_id, late and ends == "done", self.now())
+        counts = _counts(item["kind"], [told], lease.slot)
+        self._tally(c, rows, ends)
+        return _chained(c, item["campaign_id"], rows, counts)
+
+    def _settle(self, c: Connection, lease: Lease, ends: str, *, held: bool) -> None:
+        """What an ended assignment does to the slots of its item."""
+        if not lease.slot:
+            return
+        if ends == "skipped":
+            if held:
+                free(c, lease.item_id, self.now())
+            return
+        if not held:
+            _take(c, lease.item_id, beyond=True)
+        one_more = update(items).where(items.c.id == lease.item_id)
+        c.execute(one_more.values(done=items.c.done + 1))
+
+    def _tally(self, c: Connection, rows: Sequence[dict[str, Any]], ends: str, by: int = 1) -> None:
+        """Add a submission to (or take it from) what its author did that day."""
+        first = rows[0]
+        new = {k: first[k] for k in ("campaign_id", "annotator_id")} | {"day": day_of(first["at"])}
+        more = {"done": by * (ends == "done"), "skipped": by * (ends == "skipped")}
+        more |= {"active_ms": first["active_ms"] if by > 0 else 0}  # time spent stays spent
+        adding = upsert(c, tallies).values(**new, **more)
+        c.execute(
+            adding.on_conflict_do_update(
+                index_elements=list(new), set_={k: tallies.c[k] + v for k, v in more.items()}
+            )
+        )
+
+    # --- what was made elsewhere -----------------------------------------------------------------
+
+    def record(
+        self,
+        campaign_id: int,
+        told: Iterable[Told],
+        *,
+        purpose: str = "",
+        batch: int = 2000,
+    ) -> int:
+        """Record judgements made elsewhere, without assignments: an import's, a judge's, those of a
+        simulation; with ``purpose`` adjudication, a lead's decisions, which fill no slots. Returns
+        how many answers; those whose token was recorded before are not recorded again. Each batch
+        is a transaction."""
+        count = 0
+        for group in batches(told, batch):
+            count += self.write(lambda c, group=group: self._record(c, campaign_id, group, purpose))
+        return count
+
+    def _record(self, c: Connection, campaign_id: int, group: Sequence[Told], purpose: str) -> int:
+        numbers = sorted({each.item_id for each in group})
+        known = {
+            row["id"]: row
+            for row in c.execute(select(items).where(items.c.id.in_(numbers))).mappings()
+            if row["campaign_id"] == campaign_id
+        }
+        if lost := [n for n in numbers if n not in known]:
+            raise LookupError(f"campaign {campaign_id} has no item {lost[0]}")
+        answers, rows = _answers(c, numbers), list[dict[str, Any]]()
+        tokens = judgements.c.token.in_([each.token for each in group])
+        had = set(c.execute(select(judgements.c.annotator_id, judgements.c.token).where(tokens)))
+        had = {tuple(pair) for pair in had}
+        new = [each for each in group if (each.annotator_id, each.token) not in had]
+        filled = 0
+        for each in new:
+            item, shown = known[each.item_id], each.shown or answers.get(each.item_id, ())
+            plain("token", each.token, 64)
+            for answer in each.answers:
+                check(answer, shown)
+            made = _rows(c, each, item, None, False, each.at or self.now())
+            if purpose:
+                made = [{**row, "purpose": purpose} for row in made]
+            ends = _ending(item["kind"], each.answers)
+            slot = made[0]["purpose"] == "work" and each.retest == 0 and ends == "done"
+            if slot:
+                _take(c, each.item_id, beyond=True)
+                more = update(items).where(items.c.id == each.item_id)
+                c.execute(more.values(done=items.c.done + 1))
+                filled += 1
+            self._tally(c, made, ends)
+            rows += made
+        if rows:
+            _chained(c, campaign_id, rows, {"filled": filled})
+        return len(rows)
+
+    # --- looking back ----------------------------------------------------------------------------
+
+    def recent(self, campaign_id: int, annotator_id: int, limit: int = LAST) -> list[Judgement]:
+        """A person's last current judgements, the newest first."""
+        t = judgements.c
+        query = select(*_JUDGEMENT).where(
+            t.campaign_id == campaign_id, t.annotator_id == annotator_id, t.status == "current"
+        )
+        with self.reading() as c:
+            rows = c.execute(query.order_by(t.id.desc()).limit(limit)).mappings()
+            return [Judgement(**row) for row in rows]
+
+    def judgements(self, item_id: int, *, everything: bool = False) -> list[Judgement]:
+        """What was said of an item, the oldest first: what counts, or ``everything`` ever said."""
+        with self.reading() as c:
+            campaign = _one(c, items, item_id, "item")["campaign_id"]
+            t = judgements.c
+            query = select(*_JUDGEMENT).where(t.campaign_id == campaign, t.item_id == item_id)
+            query = query if everything else query.where(t.status == "current")
+            return [Judgement(**row) for row in c.execute(query.order_by(t.id)).mappings()]
+
+    def answer(self, judgement_id: int, text: str, actor: int) -> None:
+        """Answer a question to the lead, for all to read."""
+        with self.writing() as c:
+            asked = _one(c, judgements, judgement_id, "question")
+            if asked["kind"] != "question":
+                raise ValueError(f"judgement {judgement_id} is a {asked['kind']}, no question")
+            link = Link("answered", actor, judgement_id, self.now(), {"text": text})
+            append(c, asked["campaign_id"], link)
+
+    def questions(self, campaign_id: int) -> list[Question]:
+        """What was asked, the oldest first, with the answers."""
+        t = judgements.c
+        asked = select(*_JUDGEMENT).where(
+            t.campaign_id == campaign_id, t.kind == "question", t.status == "current"
+        )
+        with self.reading() as c:
+            rows = [Judgement(**r) for r in c.execute(asked.order_by(t.id)).mappings()]
+            told: dict[int, tuple[str, ...]] = {}
+            given = select(events.c.subject, events.c.content).where(
+                events.c.stream == campaign_id,
+                events.c.kind == "answered",
+                events.c.subject.in_([row.id for row in rows]),
+            )
+            for number, content in c.execute(given.order_by(events.c.seq)):
+                told[number] = (*told.get(number, ()), content["text"])
+        return [Question(row, told.get(row.id, ())) for row in rows]
+
+
+def _ending(kind: str, answers: Iterable[Answer]) -> str:
+    """What a submission makes of its assignment: done, skipped, or nothing."""
+    said = {answer.kind for answer in answers}
+    if {kind, "skip"} <= said:
+        raise ValueError(f"a {kind} and a skip came of the same item; needed: one of the two")
+    return "done" if kind in said else "skipped" if "skip" in said else ""
+
+
+def _counts(kind: str, told: Sequence[Told], slot: bool) -> dict[str, int]:
+    return {"filled": sum(slot and _ending(kind, each.answers) == "done" for each in told)}
+
+
+def _said(
+    c: Connection, annotator_id: int, token: str, answers: Sequence[Answer]
+) -> list[Judgement] | None:
+    """What this token recorded before; None if nothing."""
+    t = judgements.c
+    query = select(*_JUDGEMENT).where(t.annotator_id == annotator_id, t.token == token)
+    said = [Judgement(**row) for row in c.execute(query.order_by(t.part)).mappings()]
+    if said and [(j.kind, j.value) for j in said] != [(a.kind, a.value) for a in answers]:
+        raise ValueError(f"the token {token!r} recorded other answers; needed: one of its own")
+    return said or None
+
+
+def _rows(
+    c: Connection, told: Told, item: RowMapping, lease_id: int | None, late: bool, now: int
+) -> list[dict[str, Any]]:
+    """The rows of a submission, their places in the chain aside."""
+    if not told.answers:
+        raise ValueError("a submission came without an answer; needed: at least one")
+    if told.active_ms < 0:
+        raise ValueError(f"active_ms is {told.active_ms}; needed: milliseconds, 0 or more")
+    who = select(annotators.c.source, annotators.c.simulated).where(
+        annotators.c.id == told.annotator_id
+    )
+    source, simulated = c.execute(who).one()
+    round_ = c.scalar(select(campaigns.c.round).where(campaigns.c.id == item["campaign_id"]))
+    common = {
+        "campaign_id": item["campaign_id"],
+        "item_id": item["id"],
+        "annotator_id": told.annotator_id,
+        "assignment_id": lease_id,
+        "token": told.token,
+        "purpose": item["purpose"],
+        "shown": list(told.shown),
+        "retest": told.retest,
+        "guideline_id": told.guideline_id,
+        "timing": dict(told.timing),
+        "round": round_,
+        "source": source,
+        "simulated": simulated,
+        "late": late,
+        "supersedes": None,
+        "item_digest": bytes(item["digest"]),
+        "at": now,
+        "status": "current",
+    }
+    return [
+        {
+            **common,
+            "part": part,
+            "kind": answer.kind,
+            "value": answer.value,
+            "active_ms": told.active_ms if part == 0 else 0,
+            **sealed(answer.text),
+        }
+        for part, answer in enumerate(told.answers)
+    ]
+
+
+def _chained(
+    c: Connection, campaign_id: int, rows: Sequence[dict[str, Any]], counts: dict[str, int]
+) -> list[Judgement]:
+    """Insert judgements, each with its event. The head is locked last, for the shortest time."""
+    head, links = lock(c, campaign_id), list[dict[str, Any]]()
+    for row in rows:
+        row["seq"] = head.seq + 1
+        link = Link("judged", row["annotator_id"], None, row["at"])
+        links.append(linked(campaign_id, head, link, judged_digest(row)))
+        head = Head(links[-1]["seq"], links[-1]["hash"])
+    new = insert(judgements).returning(*_JUDGEMENT, sort_by_parameter_order=True)
+    made = [Judgement(**row) for row in c.execute(new, list(rows)).mappings()]
+    c.execute(insert(events), links)
+    move(c, campaign_id, head, **counts)
+    return made

@@ -1,0 +1,190 @@
+"""The database under the ledger: opening it, transactions, the clock, what its failures mean."""
+
+import errno
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from truing.data.ledger import migrate
+
+T = TypeVar("T")
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+CONTROL = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+
+
+def _elapsed() -> float:
+    """Seconds that no setting of the clock changes, time asleep included."""
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
+
+
+class Clock:
+    """Milliseconds since 1970 that only go forwards: the wall clock is read once, at the start, so
+    that no lease ends because somebody sets the clock while we run."""
+
+    def __init__(self) -> None:
+        self._start = time.time() - _elapsed()
+
+    def __call__(self) -> int:
+        return int(1000 * (self._start + _elapsed()))
+
+
+def url_of(place: str | Path) -> str:
+    """``postgresql+psycopg://...`` as it is; any other text is the path of an SQLite file."""
+    text = str(place)
+    if text.startswith("sqlite:///"):
+        return text
+    if "://" not in text:
+        return f"sqlite:///{Path(text).absolute()}"
+    text = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text)
+    if not text.startswith("postgresql+psycopg://"):
+        raise ValueError(
+            f"the ledger is {text.partition('://')[0]}://...; needed: the path of a file (SQLite) "
+            "or postgresql+psycopg://user@host/database. Choose one of these"
+        )
+    return text
+
+
+def _sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # we begin transactions, not the driver
+        # FULL: what was acknowledged survives a power cut, at one flush of the log a submission.
+        for pragma in (
+            *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=20000"),
+            *("cache_size=-65536", "temp_store=MEMORY", "mmap_size=268435456"),
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        # A transaction that reads first and then writes could find that it read the past: refused.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+class Store:
+    """A database of the ledger. Any number of threads and processes may use one at once."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], int]) -> None:
+        self.engine, self.now = engine, clock
+        self.sqlite = engine.dialect.name == "sqlite"
+        # Writers of one process queue here in turn: SQLite's own waiting sleeps, and is unfair.
+        self._turn = threading.Lock()
+
+    @classmethod
+    def open(cls, place: str | Path, *, clock: Callable[[], int] | None = None, pool: int = 20):
+        """Open the ledger at a path (SQLite) or ``postgresql+psycopg://`` address.
+
+        A new or empty database gets its tables. ``clock`` gives milliseconds since 1970 (tests).
+        Raises ValueError where the tables are of an older version of truing (it says which command
+        brings them up to date) or a newer one, and OSError where the database does not answer.
+        """
+        url = url_of(place)
+        engine = create_engine(
+            url, pool_size=pool, max_overflow=pool, pool_pre_ping=not url.startswith("sqlite")
+        )
+        if engine.dialect.name == "sqlite":
+            _sqlite(engine)
+        store = cls(engine, clock or Clock())
+        with store.reading() as c:
+            ready = migrate.check(c, str(place))
+        if not ready:
+            store.write(lambda c: migrate.prepare(c, str(place)))
+        return store
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def reading(self, snapshot: bool = False) -> Iterator[Connection]:
+        """A transaction that only reads, and blocks no writer. ``snapshot``: all that is read in it
+        is of one moment, which on PostgreSQL is not a matter of course."""
+        with _explained(self.engine), self.engine.connect() as connection:
+            if snapshot and not self.sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes: whole or not at all. Raises OSError where the disk is full or
+        the database is gone; what was acknowledged before stays."""
+        with _explained(self.engine), self._one_writer(), self.engine.connect() as plain:
+            connection = plain.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    def write(self, work: Callable[[Connection], T], tries: int = 3) -> T:
+        """Do ``work`` in a transaction; again, where the database was restarted or two transactions
+        waited for each other. Only for work that may be done twice."""
+        while True:
+            tries -= 1
+            try:
+                with self.writing() as connection:
+                    return work(connection)
+            except (ConnectionError, BlockingIOError):
+                if tries <= 0:
+                    raise
+                time.sleep(0.05)
+
+    @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        if not self.sqlite:
+            yield
+            return
+        with self._turn:
+            yield
+
+
+@contextmanager
+def _explained(engine: Engine) -> Iterator[None]:
+    """Failures of the database, as what a caller can act on."""
+    where = engine.url.render_as_string(hide_password=True)
+    try:
+        yield
+    except DBAPIError as error:
+        said, state = str(error.orig).strip(), getattr(error.orig, "sqlstate", None) or ""
+        if "disk is full" in said or "disk I/O" in said or state == "53100":
+            todo = (
+                f"{where} could not be written ({said}): make room there; nothing is half written"
+            )
+            raise OSError(errno.ENOSPC, todo) from error
+        if state in ("40001", "40P01") or "database is locked" in said:
+            todo = f"{where} was busy for too long ({said}): try again"
+            raise BlockingIOError(errno.EAGAIN, todo) from error
+        if error.connection_invalidated or state[:2] in ("08", "57") or _gone(error, state):
+            todo = f"{where} does not answer ({said.splitlines()[0]}): start it, or try again"
+            raise ConnectionError(todo) from error
+        raise
+
+
+def _gone(error: DBAPIError, state: str) -> bool:
+    """Whether the driver of PostgreSQL, and not the server, raised the error."""
+    if state:
+        return False
+    return (
+        type(error.orig).__name__ == "OperationalError" and "psycopg" in type(error.orig).__module__
+    )
+
+
+def plain(what: str, text: str, size: int) -> str:
+    """A short text for a column of its own. Raises ValueError for control characters or length."""
+    if CONTROL.search(text) or len(text) > size:
+        raise ValueError(
+            f"{what} is {text[:80]!r} ({len(text)} characters); needed: at most {size}, without "
+            "control characters. Shorten or clean it"
+        )
+    return text
