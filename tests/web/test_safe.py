@@ -29,7 +29,7 @@ HOSTILE = (
     "$\\text{<img src=x onerror=alert(1)>}$",
     "$\\href{javascript:alert(1)}{x}$",
     "$\\style{background:url(//evil.example)}{x}$",
-    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)></style></mglyph></table></mtext></math>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)></style></table></math>",
     "```html\n<script>alert(1)</script>\n```",
     "`<b onclick=alert(1)>`",
     '[a](https://ok.example "x" onclick="alert(1)")',

@@ -62,8 +62,8 @@ class Rules(Topic):
     def _agree(self) -> Self:
         if self.auto_submit and (self.critique != "off" or self.edit):
             raise ValueError(
-                "auto_submit leaves no room for a critique or an edit: set critique to off and edit "
-                "to false, or auto_submit to false"
+                "auto_submit leaves no room for a critique or an edit: set critique to off and "
+                "edit to false, or auto_submit to false"
             )
         if not self.aspects or len({*self.aspects}) != len(self.aspects):
             raise ValueError(f"aspects are {self.aspects}; needed: one or more, each once")

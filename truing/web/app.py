@@ -11,13 +11,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.staticfiles import StaticFiles
 
 from truing.data.ledger import Late, Ledger
-from truing.web import annotate, auth
+from truing.web import annotate, auth, judge
 from truing.web.csrf import guard
 from truing.web.middleware import Fence
 from truing.web.pages import STATIC, page
 
 # One of each file of pages.
-ROUTERS: tuple[APIRouter, ...] = (auth.router, annotate.router)
+ROUTERS: tuple[APIRouter, ...] = (auth.router, annotate.router, judge.router)
 
 
 def create_app(
@@ -52,7 +52,7 @@ class Kept(StaticFiles):
         return response
 
 
-# --- how errors look --------------------------------------------------------------------------------
+# --- how errors look ------------------------------------------------------------------------------
 
 
 def told(request: Request, status: int, message: str, headers: Any = None) -> Response:

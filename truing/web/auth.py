@@ -104,8 +104,8 @@ def current(request: Request) -> Annotator | None:
 
 
 def require(role: str) -> Callable[[Request], Annotator]:
-    """A dependency for routes: the signed-in `Annotator`, who has at least this role. Nobody is sent
-    to sign in; for too low a role the answer is 403."""
+    """A dependency for routes: the signed-in `Annotator`, who has at least this role. Without one,
+    people are sent to sign in; for too low a role the answer is 403."""
     least = ROLES.index(role)
 
     def allowed(request: Request) -> Annotator:
@@ -224,8 +224,8 @@ def invitation(request: Request, secret: str) -> Response:
 def accept_invitation(request: Request, secret: str) -> Response:
     """Use an invitation: make an account, join with the one signed in, or set a new password.
 
-    ``data`` of the token: ``role``, ``tags``; ``campaign_id``: what to join; ``annotator_id``: whose
-    password is set anew.
+    ``data`` of the token: ``role``, ``tags``; ``campaign_id``: what to join; ``annotator_id``:
+    whose password is set anew.
     """
     told, ledger, me = _invitation(request, secret), ledger_of(request), current(request)
     email, name = text_field(request, "email", 320).strip(), text_field(request, "name", 200)

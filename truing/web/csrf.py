@@ -1,8 +1,8 @@
 """Forms that only our own pages can send: a token derived from the visitor's secret cookie.
 
-The cookie is the session's, or before sign-in one of the visit; another site can make a browser send
-it along but can read neither it nor a page of ours. As sign-in changes the cookie, a form from before
-it is void after it.
+The cookie is the session's, or before sign-in one of the visit; another site can make a browser
+send it along but can read neither it nor a page of ours. As sign-in changes the cookie, a form from
+before it is void after it.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Around every request: the headers that fence a page in, a limit on what may be sent, a log line."""
+"""Around every request: headers that fence a page in, a limit on what may be sent, a log line."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ BODY = 2**21  # bytes of a form; files of a lead may be larger
 UPLOADS = ("/lead/", "/api/")
 UPLOAD = 2**28
 
-# No script, style, picture or connection but from this server, no plug-in, no frame, no foreign form.
+# No script, style, picture or connection but from this server; no plug-in, frame or foreign form.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

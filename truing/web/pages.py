@@ -1,4 +1,4 @@
-"""What every page is drawn with: the templates, and `page`, which hands them what all of them need."""
+"""What every page is drawn with: the templates, and `page`, which hands them what all need."""
 
 import hashlib
 from functools import cache
@@ -47,8 +47,8 @@ def ledger_of(request: Request) -> Ledger:
 
 
 def page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """Draw a template. It sees ``csrf`` (the token that every form has as its field ``csrf``), ``me``
-    (the signed-in `Annotator`, or None), ``path``, and the context."""
+    """Draw a template. It sees ``csrf`` (the token that every form has as its field ``csrf``),
+    ``me`` (the signed-in `Annotator`, or None), ``path``, and the context."""
     me: Annotator | None = getattr(request.state, "me", None)
     told = {"me": me, "path": request.url.path, "csrf": csrf.token(request), **context}
     response = HTMLResponse(TEMPLATES.get_template(template).render(told), status)

@@ -1,8 +1,8 @@
 """Texts that models and strangers wrote, as HTML that is safe to show and does not steer.
 
-Markdown, code and formulas are drawn; HTML in a text stays text. Signs that turn the reading order or
-that nobody sees are written out. A model that names itself is masked: what is shown must not say who
-wrote it.
+Markdown, code and formulas are drawn; HTML in a text stays text. Signs that turn the reading order
+or that nobody sees are written out. A model that names itself is masked: what is shown must not say
+who wrote it.
 """
 
 import html
@@ -26,6 +26,8 @@ FORMULA, FORMULAS = 1_000, 200  # characters of one, and how many of a text are 
 HIDDEN = re.compile(
     "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+
+WRITTEN_OUT = re.compile(r"⟦U\+[0-9A-F]{4}⟧")
 
 NAMES = (
     *("ChatGPT", "GPT", "OpenAI", "Claude", "Anthropic", "Gemini", "Bard", "Google DeepMind"),
@@ -71,8 +73,8 @@ def _patterns(more: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
 def mask(text: str, names: Iterable[str] = ()) -> Masked:
     """Blank the names in each sentence in which a model says who it is.
 
-    ``names``: those of the campaign's own models, besides the well-known ones. The same name gets the
-    same blank, so that an edited text can be given its names back by `unmask`.
+    ``names``: those of the campaign's own models, besides the well-known ones. The same name gets
+    the same blank, so that an edited text can be given its names back by `unmask`.
     """
     name, itself = _patterns(tuple(sorted(set(names))))
     blanks: dict[str, str] = {}
@@ -93,7 +95,7 @@ def unmask(text: str, names: Mapping[str, str]) -> str:
     return re.sub(r"⟦name \d+⟧", lambda m: names.get(m[0], m[0]), text)
 
 
-# --- Markdown -----------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------
 
 TAGS = {
     *("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre"),
@@ -199,7 +201,7 @@ def _only_ours(tag: str, name: str, value: str) -> str | None:
 
 
 def markdown(text: str) -> Markup:
-    """A text as HTML: Markdown drawn, everything else as it stands. Never more than its own signs."""
+    """A text as HTML: Markdown drawn, everything else as it stands."""
     return Markup(_rendered(visible(text)))
 
 
