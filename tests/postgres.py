@@ -1,7 +1,7 @@
 """A PostgreSQL server of the tests' own, in a temporary folder, on a socket there.
 
-The programs are Debian's package ``postgresql``. Where they are absent the tests install them if they
-may (root, apt-get); where that fails the tests that need them are skipped, each saying so.
+The programs are those of Debian's package ``postgresql``. Where they are absent the tests install
+them if they may (root, apt-get); where that fails the tests that need them are skipped, and say so.
 """
 
 import os

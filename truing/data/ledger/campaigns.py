@@ -16,6 +16,7 @@ from truing.data.ledger.tables import (
     LEDGER,
     campaigns,
     documents,
+    domains,
     item_responses,
     items,
     prompts,
@@ -193,7 +194,7 @@ class Campaigns(People):
                 "freed_at": now,
                 "wanted": item.wanted,
                 "open": True,
-                "key": by_chance.random() if item.key is None else item.key,
+                "key": _key(item, by_chance.random()),
             }
             for item in group
         ]
@@ -209,6 +210,9 @@ class Campaigns(People):
         told: dict[str, Any] = {"first": numbers[0], "last": numbers[-1], "count": len(numbers)}
         told["sha256"] = digest_of(digests).hex()
         work = [item for item in group if item.purpose == "work"]
+        named = [{"campaign_id": campaign.id, "domain": d} for d in {i.domain for i in work} - {""}]
+        if named:
+            c.execute(upsert(c, domains).on_conflict_do_nothing(), named)
         slots = sum(item.wanted for item in work)
         link = Link("items added", actor, None, now, told)
         append(c, campaign.id, link, work_items=len(work), slots=slots)
@@ -233,18 +237,21 @@ class Campaigns(People):
         mine = tallies.c.campaign_id == campaign_id
         if annotator_id is not None:
             mine &= tallies.c.annotator_id == annotator_id
-        done = tallies.c.done
+        counts = (tallies.c.done, tallies.c.skipped, tallies.c.active_ms)
         query = select(
-            *(
-                func.coalesce(func.sum(x), 0)
-                for x in (done, tallies.c.skipped, tallies.c.active_ms)
-            ),
-            func.coalesce(func.sum(done).filter(tallies.c.day == today), 0),
+            *(func.coalesce(func.sum(x), 0) for x in counts),
+            *(func.coalesce(func.sum(x).filter(tallies.c.day == today), 0) for x in counts[:2]),
         ).where(mine)
         sizes = select(streams.c.work_items, streams.c.slots).where(streams.c.id == campaign_id)
         with self.reading() as c:
             came, size = list(c.execute(query).one()), c.execute(sizes).one()
         return Progress(int(size[0]), int(size[1]), *map(int, came))
+
+    def domain_loads(self, campaign_id: int) -> dict[str, int]:
+        """Domain -> slots of it that are held or judged, of domains with a name."""
+        query = select(domains.c.domain, domains.c.load).where(domains.c.campaign_id == campaign_id)
+        with self.reading() as c:
+            return {row[0]: row[1] for row in c.execute(query)}
 
     def tallies(self, campaign_id: int) -> list[RowMapping]:
         """Per person and UTC day: annotator_id, day, done, skipped, active_ms."""
@@ -279,6 +286,12 @@ def _check(campaign: Campaign, item: NewItem) -> None:
 def item_digest(prompt: Any, contents: Sequence[Any]) -> bytes:
     """What an item shows, as one digest: of its prompt's and its responses', in their order."""
     return digest_of([digest_of(prompt).hex(), *(digest_of(content).hex() for content in contents)])
+
+
+def _key(item: NewItem, chance: float) -> float:
+    if item.key is not None:
+        return item.key
+    return chance if item.control or item.score is None else -item.score
 
 
 def _prompts(c: Connection, group: Sequence[NewItem], now: int) -> dict[bytes, int]:

@@ -20,7 +20,7 @@ START = bytes(32)
 # The columns of a judgement that its digest is over: all that never change.
 JUDGED = (
     *("campaign_id", "seq", "item_id", "annotator_id", "assignment_id", "token", "part", "kind"),
-    *("purpose", "value", "shown", "retest", "guideline_id", "active_ms", "timing", "round"),
+    *("purpose", "arm", "value", "shown", "retest", "guideline_id", "active_ms", "timing", "round"),
     *("source", "simulated", "late", "supersedes", "at"),
 )
 

@@ -89,7 +89,9 @@ class NewResponse:
 @dataclass(frozen=True)
 class NewItem:
     """An item to add. ``prompt``: a text or messages. ``wanted``: how many judgements (slots).
-    ``key``: its place among equals, the lowest first; None: by chance, from the campaign's seed.
+    ``control``: whether it is of the control arm, which stands in line least held first, then by
+    ``key`` (None: by chance, from the campaign's seed); the others stand in line by ``score``, the
+    highest first.
     ``expected`` and ``explanation``: of gold, practice and screening items; ``kind``: the
     campaign's if empty. ``order`` of ``responses`` is not the order shown."""
 
@@ -101,7 +103,7 @@ class NewItem:
     tags: tuple[str, ...] = ()
     wanted: int = 1
     score: float | None = None
-    control: bool = False
+    control: bool = True
     key: float | None = None
     expected: Json | None = None
     explanation: str | None = None
@@ -143,7 +145,7 @@ class Item:
 @dataclass(frozen=True)
 class Candidate:
     """What a policy needs to choose the next item, without texts. ``load``: slots held, of which
-    ``done`` are judged; ``key``: the place in line among equal loads."""
+    ``done`` are judged; ``key``: the place in line (of the active arm, minus the score)."""
 
     item_id: int
     kind: str
@@ -162,7 +164,8 @@ class Candidate:
 @dataclass(frozen=True)
 class Lease:
     """An assignment. ``shown``: response ids in the order shown; ``state``: leased, done, skipped,
-    expired, released; ``slot``: whether it takes one of the item's slots (re-tests do not)."""
+    expired, released; ``arm``: by which the policy chose it; ``slot``: whether it takes one of the
+    item's slots (re-tests do not)."""
 
     id: int
     campaign_id: int
@@ -170,6 +173,7 @@ class Lease:
     annotator_id: int
     retest: int
     state: str
+    arm: str
     shown: list[int]
     guideline_id: int | None
     slot: bool
@@ -211,6 +215,7 @@ class Told:
     annotator_id: int
     answers: tuple[Answer, ...]
     token: str
+    arm: str = ""
     shown: tuple[int, ...] = ()
     retest: int = 0
     guideline_id: int | None = None
@@ -232,6 +237,7 @@ class Judgement:
     assignment_id: int | None
     kind: str
     purpose: str
+    arm: str
     value: Json
     text: str | None
     shown: list[int]
@@ -259,7 +265,7 @@ class Question:
 @dataclass(frozen=True)
 class Progress:
     """How far a campaign, or one person in it, has come. Of a person ``items`` and ``slots`` are
-    the campaign's. ``today``: judgements of this UTC day."""
+    the campaign's. ``today``: those of this UTC day."""
 
     items: int
     slots: int
@@ -267,3 +273,4 @@ class Progress:
     skipped: int
     active_ms: int
     today: int
+    today_skipped: int

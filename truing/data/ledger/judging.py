@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 
 from truing.data.ledger.campaigns import batches, day_of
 from truing.data.ledger.chain import Head, Link, append, judged_digest, linked, lock, move, sealed
-from truing.data.ledger.entries import Answer, Judgement, Late, Lease, Question, Told
+from truing.data.ledger.entries import Answer, Judgement, Late, Question, Told
 from truing.data.ledger.people import _one, upsert
-from truing.data.ledger.queue import Queue, _answers, _take, free, own
+from truing.data.ledger.queue import Queue, _answers, free, own, take
 from truing.data.ledger.store import plain
 from truing.data.ledger.tables import (
     annotators,
@@ -83,7 +83,7 @@ class Judging(Queue):
         for answer in answers:
             check(answer, lease.shown)
         ends = _ending(item["kind"], answers)
-        late = ends == "done" and self._over(lease)
+        late = False
         if ends:
             live = assignments.c.state.in_(("leased", "expired", "released"))
             mine = and_(assignments.c.id == lease_id, live)
@@ -94,12 +94,16 @@ class Judging(Queue):
                 raise Late(f"assignment {lease_id} is over: undo or correct what was said")
             c.execute(update(assignments).where(mine).values(state=ends, draft=None))
             late = before != "leased"
-            self._settle(c, lease, ends, held=not late)
+            if lease.slot and ends == "done":
+                settle(c, item) if before == "leased" else take(c, item, beyond=True, done=1)
+            elif lease.slot and before == "leased":
+                free(c, item, self.now())
         told = Told(
             lease.item_id,
             annotator_id,
             tuple(answers),
             token,
+            lease.arm,
             tuple(lease.shown),
             lease.retest,
             lease.guideline_id,
@@ -110,19 +114,6 @@ class Judging(Queue):
         counts = _counts(item["kind"], [told], lease.slot)
         self._tally(c, rows, ends)
         return _chained(c, item["campaign_id"], rows, counts)
-
-    def _settle(self, c: Connection, lease: Lease, ends: str, *, held: bool) -> None:
-        """What an ended assignment does to the slots of its item."""
-        if not lease.slot:
-            return
-        if ends == "skipped":
-            if held:
-                free(c, lease.item_id, self.now())
-            return
-        if not held:
-            _take(c, lease.item_id, beyond=True)
-        one_more = update(items).where(items.c.id == lease.item_id)
-        c.execute(one_more.values(done=items.c.done + 1))
 
     def _tally(self, c: Connection, rows: Sequence[dict[str, Any]], ends: str, by: int = 1) -> None:
         """Add a submission to (or take it from) what its author did that day."""
@@ -182,9 +173,7 @@ class Judging(Queue):
             ends = _ending(item["kind"], each.answers)
             slot = made[0]["purpose"] == "work" and each.retest == 0 and ends == "done"
             if slot:
-                _take(c, each.item_id, beyond=True)
-                more = update(items).where(items.c.id == each.item_id)
-                c.execute(more.values(done=items.c.done + 1))
+                take(c, item, beyond=True, done=1)
                 filled += 1
             self._tally(c, made, ends)
             rows += made
@@ -203,6 +192,19 @@ class Judging(Queue):
         with self.reading() as c:
             rows = c.execute(query.order_by(t.id.desc()).limit(limit)).mappings()
             return [Judgement(**row) for row in rows]
+
+    def history(self, campaign_id: int, annotator_id: int, *, limit: int = 100) -> list[Judgement]:
+        """A person's last submissions, the oldest first: of each the first answer that counts. For
+        the policy, which asks when, by which arm, skipped or judged, and for how long."""
+        t = judgements.c
+        query = (
+            select(*_JUDGEMENT)
+            .where(t.campaign_id == campaign_id, t.annotator_id == annotator_id, t.part == 0)
+            .where(t.status == "current", t.kind.not_in(("flag", "question", "critique")))
+        )
+        with self.reading() as c:
+            rows = c.execute(query.order_by(t.id.desc()).limit(limit)).mappings().all()
+            return [Judgement(**row) for row in reversed(rows)]
 
     def judgements(self, item_id: int, *, everything: bool = False) -> list[Judgement]:
         """What was said of an item, the oldest first: what counts, or ``everything`` ever said."""
@@ -249,6 +251,11 @@ def _ending(kind: str, answers: Iterable[Answer]) -> str:
     return "done" if kind in said else "skipped" if "skip" in said else ""
 
 
+def settle(c: Connection, item: Mapping[Any, Any], by: int = 1) -> None:
+    """Count a judgement in a slot that is held already."""
+    c.execute(update(items).where(items.c.id == item["id"]).values(done=items.c.done + by))
+
+
 def _counts(kind: str, told: Sequence[Told], slot: bool) -> dict[str, int]:
     return {"filled": sum(slot and _ending(kind, each.answers) == "done" for each in told)}
 
@@ -285,6 +292,7 @@ def _rows(
         "assignment_id": lease_id,
         "token": told.token,
         "purpose": item["purpose"],
+        "arm": told.arm,
         "shown": list(told.shown),
         "retest": told.retest,
         "guideline_id": told.guideline_id,

@@ -15,16 +15,16 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, or_, select, tuple_, update
 
-from truing.data.ledger.campaigns import Campaigns
+from truing.data.ledger.campaigns import PURPOSES, Campaigns
 from truing.data.ledger.entries import Candidate, Late, Lease, Taken
-from truing.data.ledger.people import _is, _one, upsert
-from truing.data.ledger.tables import assignments, item_responses, items, members
+from truing.data.ledger.people import _is, _one, one_of, upsert
+from truing.data.ledger.tables import assignments, domains, item_responses, items, members
 
 SCAN = 400  # items looked at in one go
+LEAST, ACTIVE = ("load", "key", "id"), ("key", "load", "id")
 SLACK = 60_000  # milliseconds by which clocks of servers may differ, and transactions last
 LEASE = 1800.0  # seconds
 _LEASE = [assignments.c[n] for n in Lease.__dataclass_fields__]
-_PLACE = (items.c.load, items.c.key, items.c.id)
 _SEEN = [items.c[n] for n in Candidate.__dataclass_fields__ if n in items.c]
 
 
@@ -37,16 +37,28 @@ class Queue(Campaigns):
         campaign_id: int,
         annotator_id: int,
         *,
-        purpose: str = "work",
+        arm: str = "control",
         domain: str | None = None,
         limit: int = 32,
     ) -> list[Candidate]:
-        """The first items in line that this person has not had, least held first; of one domain if
-        one is given. Empty: nothing is left for them now. Raises LookupError for no member."""
+        """The first items in line that this person has not had. Empty: nothing is left for them.
+
+        ``arm``: control (least held first), active (highest score first; with a ``domain`` least
+        held first), or gold, practice, screening, which are of no arm and stand least held first.
+        Raises LookupError for somebody who is no member.
+        """
         self.sweep(campaign_id)
-        line = and_(items.c.campaign_id == campaign_id, items.c.purpose == purpose, items.c.open)
+        one_of("arm", arm, ("control", "active", *PURPOSES[1:]))
+        purpose = "work" if arm in ("control", "active") else arm
+        line = and_(
+            items.c.campaign_id == campaign_id,
+            items.c.purpose == purpose,
+            items.c.control == (arm != "active"),
+            items.c.open,
+        )
         line = line if domain is None else line & (items.c.domain == domain)
-        name = f"{purpose}:{domain or ''}"
+        order = ACTIVE if arm == "active" and domain is None else LEAST
+        name = f"{arm}:{domain or ''}"
         with self.reading() as c:
             query = select(members.c.cursor).where(_is(campaign_id, annotator_id))
             row = c.execute(query).one_or_none()
@@ -55,9 +67,9 @@ class Queue(Campaigns):
                     f"annotator {annotator_id} is no member of campaign {campaign_id}"
                 )
             cursors: dict[str, Any] = row[0] or {}
-            found, place = self._behind(c, line, annotator_id, cursors.get(name))
-            ahead, passed = _ahead(c, line, annotator_id, place, limit)
-            chosen = sorted(found + ahead, key=lambda r: (r["load"], r["key"], r["id"]))[:limit]
+            found, place = self._behind(c, line, order, annotator_id, cursors.get(name))
+            ahead, passed = _ahead(c, line, order, annotator_id, place, limit)
+            chosen = sorted(found + ahead, key=lambda r: [r[k] for k in order])[:limit]
             answers = _answers(c, [row["id"] for row in chosen])
         if passed is not None:
             kept = {**cursors, name: [self.now() if place is None else cursors[name][0], *passed]}
@@ -74,14 +86,23 @@ class Queue(Campaigns):
         ]
 
     def _behind(
-        self, c: Connection, line: Any, annotator_id: int, cursor: Sequence[Any] | None
+        self,
+        c: Connection,
+        line: Any,
+        order: Sequence[str],
+        annotator_id: int,
+        cursor: Sequence[Any] | None,
     ) -> tuple[list[RowMapping], list[Any] | None]:
         """What came free behind this person's place in line, and that place; None: the start of the
         line, where so much came free (or a clock was so wrong) that it is better to begin anew."""
         if cursor is None or cursor[0] > self.now() + SLACK:
             return [], None
         at, *place = cursor
-        free = line & (items.c.freed_at >= at - SLACK) & (tuple_(*_PLACE) <= tuple_(*place))
+        free = (
+            line
+            & (items.c.freed_at >= at - SLACK)
+            & (tuple_(*(items.c[k] for k in order)) <= tuple_(*place))
+        )
         rows = c.execute(_with_had(annotator_id).where(free).limit(SCAN)).mappings().all()
         return ([], None) if len(rows) == SCAN else ([r for r in rows if not r["had"]], place)
 
@@ -117,10 +138,12 @@ class Queue(Campaigns):
         *,
         seconds: float = LEASE,
         retest: int = 0,
+        arm: str = "control",
         guideline_id: int | None = None,
     ) -> Lease:
         """Take a slot of an item, for a while. ``shown``: its response ids in the order in which
-        this person will see them; ``retest``: 0, or the number of the re-test.
+        this person will see them; ``retest``: 0, or the number of the re-test; ``arm``: by which
+        the policy chose it.
 
         Of those who want the last slot exactly one gets it. Whoever holds the item already gets the
         same lease again, put off. Raises Taken for an item that is full, or that this person had.
@@ -134,7 +157,7 @@ class Queue(Campaigns):
             slot = item["purpose"] == "work" and retest == 0
             row = {"campaign_id": item["campaign_id"], "item_id": item_id, "retest": retest}
             row |= {"annotator_id": annotator_id, "shown": list(shown), "slot": slot}
-            row |= {"guideline_id": guideline_id, "state": "leased", **times}
+            row |= {"guideline_id": guideline_id, "state": "leased", "arm": arm, **times}
             mine = and_(
                 *(assignments.c[k] == row[k] for k in ("item_id", "annotator_id", "retest"))
             )
@@ -146,7 +169,7 @@ class Queue(Campaigns):
                 over = and_(mine, assignments.c.state.in_(("expired", "released")))
                 if not c.execute(update(assignments).where(over).values(row)).rowcount:
                     raise Taken(f"annotator {annotator_id} had item {item_id} already")
-            if slot and not _take(c, item_id):
+            if slot and not take(c, item):
                 raise Taken(f"all {item['wanted']} slots of item {item_id} are taken")
             return _lease(c, mine)
 
@@ -207,7 +230,7 @@ class Queue(Campaigns):
             if c.execute(update(assignments).where(held).values(state=state)).rowcount:
                 count += 1
                 if lease.slot:
-                    free(c, lease.item_id, self.now())
+                    free(c, _one(c, items, lease.item_id, "item"), self.now())
         return count
 
 
@@ -223,20 +246,31 @@ def _lease(c: Connection, which: Any) -> Lease:
     return Lease(**c.execute(select(*_LEASE).where(which)).mappings().one())
 
 
-def _take(c: Connection, item_id: int, *, beyond: bool = False) -> bool:
-    """Hold one slot more; False if none is free, unless ``beyond`` what is wanted is allowed."""
-    more = items.c.load + 1
-    one = update(items).where(items.c.id == item_id)
-    one = one if beyond else one.where(items.c.load < items.c.wanted)
-    return bool(c.execute(one.values(load=more, open=more < items.c.wanted)).rowcount)
+def take(c: Connection, item: Mapping[Any, Any], *, beyond: bool = False, done: int = 0) -> bool:
+    """Hold one slot more, and that many judgements; False if none is free, unless ``beyond`` what
+    is wanted is allowed."""
+    t, more = items.c, items.c.load + 1
+    one = update(items).where(t.id == item["id"])
+    one = one if beyond else one.where(t.load < t.wanted)
+    if not c.execute(one.values(load=more, open=more < t.wanted, done=t.done + done)).rowcount:
+        return False
+    _hold(c, item, 1)
+    return True
 
 
-def free(c: Connection, item_id: int, now: int, *, done: int = 0) -> None:
+def free(c: Connection, item: Mapping[Any, Any], now: int, *, done: int = 0) -> None:
     """Hold one slot less, and that many judgements less."""
-    less = items.c.load - 1
-    row = {"load": less, "open": less < items.c.wanted, "freed_at": now}
-    row |= {"done": items.c.done - done} if done else {}
-    c.execute(update(items).where(items.c.id == item_id).values(row))
+    t, less = items.c, items.c.load - 1
+    row = {"load": less, "open": less < t.wanted, "freed_at": now, "done": t.done - done}
+    c.execute(update(items).where(t.id == item["id"]).values(row))
+    _hold(c, item, -1)
+
+
+def _hold(c: Connection, item: Mapping[Any, Any], by: int) -> None:
+    t = domains.c
+    if item["domain"]:
+        one = and_(t.campaign_id == item["campaign_id"], t.domain == item["domain"])
+        c.execute(update(domains).where(one).values(load=t.load + by))
 
 
 def _with_had(annotator_id: int):
@@ -252,22 +286,28 @@ def _with_had(annotator_id: int):
 
 
 def _ahead(
-    c: Connection, line: Any, annotator_id: int, place: Sequence[Any] | None, limit: int
+    c: Connection,
+    line: Any,
+    order: Sequence[str],
+    annotator_id: int,
+    place: Sequence[Any] | None,
+    limit: int,
 ) -> tuple[list[RowMapping], list[Any] | None]:
     """Items after a place in line that this person has not had; the new place, if it is far on."""
     found, passed, walked = list[RowMapping](), None, 0
-    query = _with_had(annotator_id).order_by(*_PLACE).limit(SCAN)
+    columns = [items.c[k] for k in order]
+    query = _with_had(annotator_id).order_by(*columns).limit(SCAN)
     while len(found) < limit:
-        beyond = line if place is None else line & (tuple_(*_PLACE) > tuple_(*place))
+        beyond = line if place is None else line & (tuple_(*columns) > tuple_(*place))
         rows = c.execute(query.where(beyond)).mappings().all()
         for row in rows:
             if not row["had"]:
                 found.append(row)
             elif not found:
-                passed, walked = [row["load"], row["key"], row["id"]], walked + 1
+                passed, walked = [row[k] for k in order], walked + 1
         if len(rows) < SCAN:
             break
-        place = [rows[-1][k] for k in ("load", "key", "id")]
+        place = [rows[-1][k] for k in order]
     return found, passed if walked > SCAN // 4 else None
 
 

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, and_, select, update
 from truing.data.ledger.campaigns import batches
 from truing.data.ledger.chain import Link, append
 from truing.data.ledger.entries import Answer, Judgement, Late, Lease, Told
-from truing.data.ledger.judging import Judging, _chained, _ending, _rows, _said
+from truing.data.ledger.judging import Judging, _chained, _ending, _rows, _said, settle
 from truing.data.ledger.people import _one
-from truing.data.ledger.queue import _take, free, own
+from truing.data.ledger.queue import free, own, take
 from truing.data.ledger.store import plain
 from truing.data.ledger.tables import assignments, items, judgements
 from truing.data.ledger.values import check
@@ -46,6 +46,7 @@ class Revising(Judging):
                 annotator_id,
                 (answer,),
                 token,
+                old["arm"],
                 tuple(old["shown"]),
                 old["retest"],
                 old["guideline_id"],
@@ -82,11 +83,8 @@ class Revising(Judging):
                 lease = own(c, assigned, annotator_id)
                 slot = lease.slot
             if slot and ends == "done":
-                less = {"done": items.c.done - 1}
-                if lease is None:
-                    free(c, item["id"], now)
-                c.execute(update(items).where(items.c.id == item["id"]).values(less))
-            elif slot and ends == "skipped" and lease is not None and not _take(c, item["id"]):
+                settle(c, item, -1) if lease is not None else free(c, item, now, done=1)
+            elif slot and ends == "skipped" and lease is not None and not take(c, item):
                 raise Late(f"all slots of item {item['id']} are taken by now")
             self._tally(c, rows, ends, by=-1)
             numbers = [row["id"] for row in rows]
@@ -118,12 +116,11 @@ class Revising(Judging):
                 if row["purpose"] != "work" or row["retest"] or row["kind"] != row["of"]:
                     continue
                 filled += 1
+                item = _one(c, items, row["item_id"], "item")
                 if lift:
-                    _take(c, row["item_id"], beyond=True)
-                    more = update(items).where(items.c.id == row["item_id"])
-                    c.execute(more.values(done=items.c.done + 1))
+                    take(c, item, beyond=True, done=1)
                 else:
-                    free(c, row["item_id"], now, done=1)
+                    free(c, item, now, done=1)
             numbers = [row["id"] for row in rows]
             _mark(c, numbers, before, after)
             told = {"judgements": numbers, "reason": reason, "since": since}

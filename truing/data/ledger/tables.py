@@ -238,6 +238,7 @@ responses = Table(
     number("created_at"),
 )
 
+_LINE = ("campaign_id", "purpose", "control")
 items = Table(
     "items",
     metadata,
@@ -249,7 +250,7 @@ items = Table(
     word("domain", 100),
     Column("tags", Json, nullable=False),
     Column("score", Float),  # for active selection
-    flag("control"),  # of the random control arm
+    flag("control"),  # of the random control arm, whose place in line is by chance
     Column("expected", Json),  # the answer of a gold, practice or screening item
     Column("explanation", Json),
     Column("digest", Digest, nullable=False),
@@ -262,9 +263,19 @@ items = Table(
     flag("open"),
     Column("key", Float, nullable=False),
     number("freed_at"),
-    Index(None, "campaign_id", "purpose", "open", "load", "key", "id"),
-    Index(None, "campaign_id", "purpose", "domain", "open", "load", "key", "id"),
-    Index(None, "campaign_id", "purpose", "open", "freed_at"),
+    Index("ix_items_line", *_LINE, "open", "load", "key", "id"),
+    Index("ix_items_domain_line", *_LINE, "domain", "open", "load", "key", "id"),
+    Index("ix_items_active_line", *_LINE, "open", "key", "load", "id"),
+    Index("ix_items_freed", *_LINE, "open", "freed_at"),
+)
+
+# What is held of each domain; there is a row only for domains with a name.
+domains = Table(
+    "domains",
+    metadata,
+    to("campaign_id", "campaigns", primary_key=True, autoincrement=False),
+    word("domain", 100, primary_key=True),
+    number("load"),
 )
 
 item_responses = Table(
@@ -286,6 +297,7 @@ assignments = Table(
     to("annotator_id", "annotators"),
     number("retest"),
     word("state"),  # leased, done, skipped, expired, released
+    word("arm"),  # by which the policy chose it
     Column("shown", Json, nullable=False),  # response ids, in the order shown
     to("guideline_id", "documents", nullable=True),
     flag("slot"),  # whether it takes one of the item's slots
@@ -310,6 +322,7 @@ judgements = Table(
     number("part"),
     word("kind"),
     word("purpose"),
+    word("arm"),
     Column("value", Json, nullable=False),
     Column("text", Json),
     Column("salt", LargeBinary(16)),

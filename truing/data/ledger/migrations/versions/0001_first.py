@@ -1,5 +1,7 @@
 """The tables of the first ledger."""
 
+from typing import Any
+
 from alembic import op
 from sqlalchemy import (
     BigInteger,
@@ -22,7 +24,8 @@ revision = "0001"
 down_revision = None
 ID = BigInteger().with_variant(Integer(), "sqlite")
 COUNTS = ("work_items", "slots", "filled")  # of what belongs to a campaign
-DIGEST = LargeBinary(length=32)
+NO: Any = {"nullable": False}
+DIGEST = LargeBinary(32)
 
 
 def upgrade() -> None:
@@ -43,29 +46,33 @@ def _to(table: str, column: str, other: str) -> ForeignKeyConstraint:
     return ForeignKeyConstraint([column], [f"{other}.id"], name=f"fk_{table}_{column}")
 
 
+def _index(table: str, *columns: str, name: str = "") -> None:
+    op.create_index(name or "_".join(("ix", table, *columns)), table, list(columns))
+
+
 def _people() -> None:
     op.create_table(
         "annotators",
-        Column("id", ID, nullable=False),
-        Column("pseudonym", String(length=32), nullable=False),
-        Column("source", String(length=32), nullable=False),
-        Column("role", String(length=32), nullable=False),
-        Column("state", String(length=32), nullable=False),
-        Column("simulated", Boolean(), nullable=False),
-        Column("tags", Text(), nullable=False),
-        Column("external_id", String(length=200), nullable=True),
-        Column("created_at", BigInteger(), nullable=False),
+        Column("id", ID, **NO),
+        Column("pseudonym", String(32), **NO),
+        Column("source", String(32), **NO),
+        Column("role", String(32), **NO),
+        Column("state", String(32), **NO),
+        Column("simulated", Boolean(), **NO),
+        Column("tags", Text(), **NO),
+        Column("external_id", String(200)),
+        Column("created_at", BigInteger(), **NO),
         PrimaryKeyConstraint("id", name="pk_annotators"),
         UniqueConstraint("pseudonym", name="uq_annotators_pseudonym"),
     )
     op.create_table(
         "identities",
-        Column("annotator_id", ID, autoincrement=False, nullable=False),
-        Column("name", String(length=200), nullable=False),
-        Column("email", String(length=320), nullable=False),
-        Column("password_hash", String(length=500), nullable=True),
-        Column("about", Text(), nullable=True),
-        Column("created_at", BigInteger(), nullable=False),
+        Column("annotator_id", ID, autoincrement=False, **NO),
+        Column("name", String(200), **NO),
+        Column("email", String(320), **NO),
+        Column("password_hash", String(500)),
+        Column("about", Text()),
+        Column("created_at", BigInteger(), **NO),
         _to("identities", "annotator_id", "annotators"),
         PrimaryKeyConstraint("annotator_id", name="pk_identities"),
         UniqueConstraint("email", name="uq_identities_email"),
@@ -75,27 +82,27 @@ def _people() -> None:
 def _campaigns() -> None:
     op.create_table(
         "campaigns",
-        Column("id", ID, nullable=False),
-        Column("name", String(length=100), nullable=False),
-        Column("kind", String(length=32), nullable=False),
-        Column("state", String(length=32), nullable=False),
-        Column("seed", BigInteger(), nullable=False),
-        Column("round", BigInteger(), nullable=False),
-        Column("config", Text(), nullable=False),
-        Column("external_id", String(length=200), nullable=True),
-        Column("created_at", BigInteger(), nullable=False),
+        Column("id", ID, **NO),
+        Column("name", String(100), **NO),
+        Column("kind", String(32), **NO),
+        Column("state", String(32), **NO),
+        Column("seed", BigInteger(), **NO),
+        Column("round", BigInteger(), **NO),
+        Column("config", Text(), **NO),
+        Column("external_id", String(200)),
+        Column("created_at", BigInteger(), **NO),
         PrimaryKeyConstraint("id", name="pk_campaigns"),
         UniqueConstraint("name", name="uq_campaigns_name"),
     )
     op.create_table(
         "documents",
-        Column("id", ID, nullable=False),
-        Column("campaign_id", ID, nullable=False),
-        Column("kind", String(length=32), nullable=False),
-        Column("version", BigInteger(), nullable=False),
-        Column("text", Text(), nullable=False),
-        Column("digest", DIGEST, nullable=False),
-        Column("at", BigInteger(), nullable=False),
+        Column("id", ID, **NO),
+        Column("campaign_id", ID, **NO),
+        Column("kind", String(32), **NO),
+        Column("version", BigInteger(), **NO),
+        Column("text", Text(), **NO),
+        Column("digest", DIGEST, **NO),
+        Column("at", BigInteger(), **NO),
         _to("documents", "campaign_id", "campaigns"),
         PrimaryKeyConstraint("id", name="pk_documents"),
         UniqueConstraint(
@@ -104,22 +111,22 @@ def _campaigns() -> None:
     )
     op.create_table(
         "acceptances",
-        Column("annotator_id", ID, autoincrement=False, nullable=False),
-        Column("document_id", ID, autoincrement=False, nullable=False),
-        Column("accepted", Boolean(), nullable=False),
-        Column("at", BigInteger(), nullable=False),
+        Column("annotator_id", ID, autoincrement=False, **NO),
+        Column("document_id", ID, autoincrement=False, **NO),
+        Column("accepted", Boolean(), **NO),
+        Column("at", BigInteger(), **NO),
         _to("acceptances", "annotator_id", "annotators"),
         _to("acceptances", "document_id", "documents"),
         PrimaryKeyConstraint("annotator_id", "document_id", name="pk_acceptances"),
     )
     op.create_table(
         "members",
-        Column("campaign_id", ID, autoincrement=False, nullable=False),
-        Column("annotator_id", ID, autoincrement=False, nullable=False),
-        Column("state", String(length=32), nullable=False),
-        Column("progress", Text(), nullable=False),
-        Column("cursor", Text(), nullable=True),
-        Column("joined_at", BigInteger(), nullable=False),
+        Column("campaign_id", ID, autoincrement=False, **NO),
+        Column("annotator_id", ID, autoincrement=False, **NO),
+        Column("state", String(32), **NO),
+        Column("progress", Text(), **NO),
+        Column("cursor", Text()),
+        Column("joined_at", BigInteger(), **NO),
         _to("members", "annotator_id", "annotators"),
         _to("members", "campaign_id", "campaigns"),
         PrimaryKeyConstraint("campaign_id", "annotator_id", name="pk_members"),
@@ -129,46 +136,46 @@ def _campaigns() -> None:
 def _tokens() -> None:
     op.create_table(
         "tokens",
-        Column("id", ID, nullable=False),
-        Column("kind", String(length=32), nullable=False),
-        Column("hash", DIGEST, nullable=False),
-        Column("annotator_id", ID, nullable=True),
-        Column("campaign_id", ID, nullable=True),
-        Column("data", Text(), nullable=False),
-        Column("created_at", BigInteger(), nullable=False),
-        Column("seen_at", BigInteger(), nullable=False),
-        Column("expires_at", BigInteger(), nullable=False),
-        Column("ended_at", BigInteger(), nullable=True),
+        Column("id", ID, **NO),
+        Column("kind", String(32), **NO),
+        Column("hash", DIGEST, **NO),
+        Column("annotator_id", ID),
+        Column("campaign_id", ID),
+        Column("data", Text(), **NO),
+        Column("created_at", BigInteger(), **NO),
+        Column("seen_at", BigInteger(), **NO),
+        Column("expires_at", BigInteger(), **NO),
+        Column("ended_at", BigInteger()),
         _to("tokens", "annotator_id", "annotators"),
         _to("tokens", "campaign_id", "campaigns"),
         PrimaryKeyConstraint("id", name="pk_tokens"),
         UniqueConstraint("hash", name="uq_tokens_hash"),
     )
-    op.create_index("ix_tokens_annotator_id", "tokens", ["annotator_id"], unique=False)
+    _index("tokens", "annotator_id")
 
 
 def _chains() -> None:
     op.create_table(
         "streams",
-        Column("id", ID, autoincrement=False, nullable=False),
-        Column("seq", BigInteger(), nullable=False),
-        Column("hash", DIGEST, nullable=False),
-        Column("work_items", BigInteger(), nullable=False),
-        Column("slots", BigInteger(), nullable=False),
-        Column("filled", BigInteger(), nullable=False),
+        Column("id", ID, autoincrement=False, **NO),
+        Column("seq", BigInteger(), **NO),
+        Column("hash", DIGEST, **NO),
+        Column("work_items", BigInteger(), **NO),
+        Column("slots", BigInteger(), **NO),
+        Column("filled", BigInteger(), **NO),
         PrimaryKeyConstraint("id", name="pk_streams"),
     )
     op.create_table(
         "events",
-        Column("stream", ID, autoincrement=False, nullable=False),
-        Column("seq", BigInteger(), autoincrement=False, nullable=False),
-        Column("kind", String(length=32), nullable=False),
-        Column("actor", ID, nullable=True),
-        Column("subject", BigInteger(), nullable=True),
-        Column("at", BigInteger(), nullable=False),
-        Column("content", Text(), nullable=True),
-        Column("digest", DIGEST, nullable=False),
-        Column("hash", DIGEST, nullable=False),
+        Column("stream", ID, autoincrement=False, **NO),
+        Column("seq", BigInteger(), autoincrement=False, **NO),
+        Column("kind", String(32), **NO),
+        Column("actor", ID),
+        Column("subject", BigInteger()),
+        Column("at", BigInteger(), **NO),
+        Column("content", Text()),
+        Column("digest", DIGEST, **NO),
+        Column("hash", DIGEST, **NO),
         _to("events", "actor", "annotators"),
         _to("events", "stream", "streams"),
         PrimaryKeyConstraint("stream", "seq", name="pk_events"),
@@ -177,7 +184,6 @@ def _chains() -> None:
         "ix_events_subject",
         "events",
         ["subject"],
-        unique=False,
         sqlite_where=text("subject IS NOT NULL"),
         postgresql_where=text("subject IS NOT NULL"),
     )
@@ -186,107 +192,133 @@ def _chains() -> None:
 def _texts() -> None:
     op.create_table(
         "prompts",
-        Column("id", ID, nullable=False),
-        Column("digest", DIGEST, nullable=False),
-        Column("content", Text(), nullable=False),
-        Column("domain", String(length=100), nullable=False),
-        Column("tags", Text(), nullable=False),
-        Column("author_id", ID, nullable=True),
-        Column("created_at", BigInteger(), nullable=False),
+        Column("id", ID, **NO),
+        Column("digest", DIGEST, **NO),
+        Column("content", Text(), **NO),
+        Column("domain", String(100), **NO),
+        Column("tags", Text(), **NO),
+        Column("author_id", ID),
+        Column("created_at", BigInteger(), **NO),
         _to("prompts", "author_id", "annotators"),
         PrimaryKeyConstraint("id", name="pk_prompts"),
         UniqueConstraint("digest", name="uq_prompts_digest"),
     )
     op.create_table(
         "responses",
-        Column("id", ID, nullable=False),
-        Column("prompt_id", ID, nullable=False),
-        Column("digest", DIGEST, nullable=False),
-        Column("content", Text(), nullable=False),
-        Column("model", String(length=300), nullable=False),
-        Column("run", String(length=500), nullable=False),
-        Column("origin", Text(), nullable=False),
-        Column("author_id", ID, nullable=True),
-        Column("created_at", BigInteger(), nullable=False),
+        Column("id", ID, **NO),
+        Column("prompt_id", ID, **NO),
+        Column("digest", DIGEST, **NO),
+        Column("content", Text(), **NO),
+        Column("model", String(300), **NO),
+        Column("run", String(500), **NO),
+        Column("origin", Text(), **NO),
+        Column("author_id", ID),
+        Column("created_at", BigInteger(), **NO),
         _to("responses", "author_id", "annotators"),
         _to("responses", "prompt_id", "prompts"),
         PrimaryKeyConstraint("id", name="pk_responses"),
     )
-    op.create_index("ix_responses_prompt_id", "responses", ["prompt_id"], unique=False)
+    _index("responses", "prompt_id")
 
 
 def _items() -> None:
     op.create_table(
         "items",
-        Column("id", ID, nullable=False),
-        Column("campaign_id", ID, nullable=False),
-        Column("prompt_id", ID, nullable=False),
-        Column("kind", String(length=32), nullable=False),
-        Column("purpose", String(length=32), nullable=False),
-        Column("domain", String(length=100), nullable=False),
-        Column("tags", Text(), nullable=False),
-        Column("score", Float(), nullable=True),
-        Column("control", Boolean(), nullable=False),
-        Column("expected", Text(), nullable=True),
-        Column("explanation", Text(), nullable=True),
-        Column("digest", DIGEST, nullable=False),
-        Column("external_id", String(length=200), nullable=True),
-        Column("created_at", BigInteger(), nullable=False),
-        Column("wanted", BigInteger(), nullable=False),
-        Column("load", BigInteger(), nullable=False),
-        Column("done", BigInteger(), nullable=False),
-        Column("open", Boolean(), nullable=False),
-        Column("key", Float(), nullable=False),
-        Column("freed_at", BigInteger(), nullable=False),
+        Column("id", ID, **NO),
+        Column("campaign_id", ID, **NO),
+        Column("prompt_id", ID, **NO),
+        Column("kind", String(32), **NO),
+        Column("purpose", String(32), **NO),
+        Column("domain", String(100), **NO),
+        Column("tags", Text(), **NO),
+        Column("score", Float()),
+        Column("control", Boolean(), **NO),
+        Column("expected", Text()),
+        Column("explanation", Text()),
+        Column("digest", DIGEST, **NO),
+        Column("external_id", String(200)),
+        Column("created_at", BigInteger(), **NO),
+        Column("wanted", BigInteger(), **NO),
+        Column("load", BigInteger(), **NO),
+        Column("done", BigInteger(), **NO),
+        Column("open", Boolean(), **NO),
+        Column("key", Float(), **NO),
+        Column("freed_at", BigInteger(), **NO),
         _to("items", "campaign_id", "campaigns"),
         _to("items", "prompt_id", "prompts"),
         PrimaryKeyConstraint("id", name="pk_items"),
     )
-    op.create_index(
-        "ix_items_campaign_id_purpose_domain_open_load_key_id",
+    _index(
         "items",
-        ["campaign_id", "purpose", "domain", "open", "load", "key", "id"],
-        unique=False,
+        "campaign_id",
+        "purpose",
+        "control",
+        "open",
+        "key",
+        "load",
+        "id",
+        name="ix_items_active_line",
     )
-    op.create_index(
-        "ix_items_campaign_id_purpose_open_freed_at",
+    _index(
         "items",
-        ["campaign_id", "purpose", "open", "freed_at"],
-        unique=False,
+        "campaign_id",
+        "purpose",
+        "control",
+        "domain",
+        "open",
+        "load",
+        "key",
+        "id",
+        name="ix_items_domain_line",
     )
-    op.create_index(
-        "ix_items_campaign_id_purpose_open_load_key_id",
+    _index("items", "campaign_id", "purpose", "control", "open", "freed_at", name="ix_items_freed")
+    _index(
         "items",
-        ["campaign_id", "purpose", "open", "load", "key", "id"],
-        unique=False,
+        "campaign_id",
+        "purpose",
+        "control",
+        "open",
+        "load",
+        "key",
+        "id",
+        name="ix_items_line",
     )
-    op.create_index("ix_items_prompt_id", "items", ["prompt_id"], unique=False)
+    _index("items", "prompt_id")
     op.create_table(
         "item_responses",
-        Column("item_id", ID, autoincrement=False, nullable=False),
-        Column("position", Integer(), autoincrement=False, nullable=False),
-        Column("response_id", ID, nullable=False),
+        Column("item_id", ID, autoincrement=False, **NO),
+        Column("position", Integer(), autoincrement=False, **NO),
+        Column("response_id", ID, **NO),
         _to("item_responses", "item_id", "items"),
         _to("item_responses", "response_id", "responses"),
         PrimaryKeyConstraint("item_id", "position", name="pk_item_responses"),
+    )
+    op.create_table(
+        "domains",
+        Column("campaign_id", ID, autoincrement=False, **NO),
+        Column("domain", String(100), **NO),
+        Column("load", BigInteger(), **NO),
+        _to("domains", "campaign_id", "campaigns"),
+        PrimaryKeyConstraint("campaign_id", "domain", name="pk_domains"),
     )
 
 
 def _work() -> None:
     op.create_table(
         "assignments",
-        Column("id", ID, nullable=False),
-        Column("campaign_id", ID, nullable=False),
-        Column("item_id", ID, nullable=False),
-        Column("annotator_id", ID, nullable=False),
-        Column("retest", BigInteger(), nullable=False),
-        Column("state", String(length=32), nullable=False),
-        Column("shown", Text(), nullable=False),
-        Column("guideline_id", ID, nullable=True),
-        Column("slot", Boolean(), nullable=False),
-        Column("leased_at", BigInteger(), nullable=False),
-        Column("expires_at", BigInteger(), nullable=False),
-        Column("draft", Text(), nullable=True),
+        Column("id", ID, **NO),
+        Column("campaign_id", ID, **NO),
+        Column("item_id", ID, **NO),
+        Column("annotator_id", ID, **NO),
+        Column("retest", BigInteger(), **NO),
+        Column("state", String(32), **NO),
+        Column("arm", String(32), **NO),
+        Column("shown", Text(), **NO),
+        Column("guideline_id", ID),
+        Column("slot", Boolean(), **NO),
+        Column("leased_at", BigInteger(), **NO),
+        Column("expires_at", BigInteger(), **NO),
+        Column("draft", Text()),
         _to("assignments", "annotator_id", "annotators"),
         _to("assignments", "campaign_id", "campaigns"),
         _to("assignments", "guideline_id", "documents"),
@@ -296,26 +328,16 @@ def _work() -> None:
             "item_id", "annotator_id", "retest", name="uq_assignments_item_id_annotator_id_retest"
         ),
     )
-    op.create_index(
-        "ix_assignments_annotator_id_campaign_id_state",
-        "assignments",
-        ["annotator_id", "campaign_id", "state"],
-        unique=False,
-    )
-    op.create_index(
-        "ix_assignments_campaign_id_state_expires_at",
-        "assignments",
-        ["campaign_id", "state", "expires_at"],
-        unique=False,
-    )
+    _index("assignments", "annotator_id", "campaign_id", "state")
+    _index("assignments", "campaign_id", "state", "expires_at")
     op.create_table(
         "tallies",
-        Column("campaign_id", ID, autoincrement=False, nullable=False),
-        Column("annotator_id", ID, autoincrement=False, nullable=False),
-        Column("day", String(length=10), nullable=False),
-        Column("done", BigInteger(), nullable=False),
-        Column("skipped", BigInteger(), nullable=False),
-        Column("active_ms", BigInteger(), nullable=False),
+        Column("campaign_id", ID, autoincrement=False, **NO),
+        Column("annotator_id", ID, autoincrement=False, **NO),
+        Column("day", String(10), **NO),
+        Column("done", BigInteger(), **NO),
+        Column("skipped", BigInteger(), **NO),
+        Column("active_ms", BigInteger(), **NO),
         _to("tallies", "annotator_id", "annotators"),
         _to("tallies", "campaign_id", "campaigns"),
         PrimaryKeyConstraint("campaign_id", "annotator_id", "day", name="pk_tallies"),
@@ -325,33 +347,34 @@ def _work() -> None:
 def _judgements() -> None:
     op.create_table(
         "judgements",
-        Column("id", ID, nullable=False),
-        Column("campaign_id", ID, nullable=False),
-        Column("seq", BigInteger(), nullable=False),
-        Column("item_id", ID, nullable=False),
-        Column("annotator_id", ID, nullable=False),
-        Column("assignment_id", ID, nullable=True),
-        Column("token", String(length=64), nullable=False),
-        Column("part", BigInteger(), nullable=False),
-        Column("kind", String(length=32), nullable=False),
-        Column("purpose", String(length=32), nullable=False),
-        Column("value", Text(), nullable=False),
-        Column("text", Text(), nullable=True),
-        Column("salt", LargeBinary(length=16), nullable=True),
-        Column("text_digest", DIGEST, nullable=True),
-        Column("shown", Text(), nullable=False),
-        Column("retest", BigInteger(), nullable=False),
-        Column("guideline_id", ID, nullable=True),
-        Column("active_ms", BigInteger(), nullable=False),
-        Column("timing", Text(), nullable=False),
-        Column("round", BigInteger(), nullable=False),
-        Column("source", String(length=32), nullable=False),
-        Column("simulated", Boolean(), nullable=False),
-        Column("late", Boolean(), nullable=False),
-        Column("supersedes", ID, nullable=True),
-        Column("item_digest", DIGEST, nullable=False),
-        Column("at", BigInteger(), nullable=False),
-        Column("status", String(length=32), nullable=False),
+        Column("id", ID, **NO),
+        Column("campaign_id", ID, **NO),
+        Column("seq", BigInteger(), **NO),
+        Column("item_id", ID, **NO),
+        Column("annotator_id", ID, **NO),
+        Column("assignment_id", ID),
+        Column("token", String(64), **NO),
+        Column("part", BigInteger(), **NO),
+        Column("kind", String(32), **NO),
+        Column("purpose", String(32), **NO),
+        Column("arm", String(32), **NO),
+        Column("value", Text(), **NO),
+        Column("text", Text()),
+        Column("salt", LargeBinary(16)),
+        Column("text_digest", DIGEST),
+        Column("shown", Text(), **NO),
+        Column("retest", BigInteger(), **NO),
+        Column("guideline_id", ID),
+        Column("active_ms", BigInteger(), **NO),
+        Column("timing", Text(), **NO),
+        Column("round", BigInteger(), **NO),
+        Column("source", String(32), **NO),
+        Column("simulated", Boolean(), **NO),
+        Column("late", Boolean(), **NO),
+        Column("supersedes", ID),
+        Column("item_digest", DIGEST, **NO),
+        Column("at", BigInteger(), **NO),
+        Column("status", String(32), **NO),
         _to("judgements", "annotator_id", "annotators"),
         _to("judgements", "assignment_id", "assignments"),
         _to("judgements", "campaign_id", "campaigns"),
@@ -364,45 +387,33 @@ def _judgements() -> None:
         ),
         UniqueConstraint("campaign_id", "seq", name="uq_judgements_campaign_id_seq"),
     )
-    op.create_index(
-        "ix_judgements_campaign_id_annotator_id_id",
-        "judgements",
-        ["campaign_id", "annotator_id", "id"],
-        unique=False,
-    )
-    op.create_index(
-        "ix_judgements_campaign_id_item_id_id",
-        "judgements",
-        ["campaign_id", "item_id", "id"],
-        unique=False,
-    )
+    _index("judgements", "campaign_id", "annotator_id", "id")
+    _index("judgements", "campaign_id", "item_id", "id")
 
 
 def _exports() -> None:
     op.create_table(
         "exports",
-        Column("id", ID, nullable=False),
-        Column("campaign_id", ID, nullable=False),
-        Column("path", Text(), nullable=False),
-        Column("digest", DIGEST, nullable=False),
-        Column("rows_sha256", String(length=64), nullable=False),
-        Column("rows", BigInteger(), nullable=False),
-        Column("settings", Text(), nullable=False),
-        Column("seq", BigInteger(), nullable=False),
-        Column("hash", DIGEST, nullable=False),
-        Column("at", BigInteger(), nullable=False),
-        Column("stale_at", BigInteger(), nullable=True),
+        Column("id", ID, **NO),
+        Column("campaign_id", ID, **NO),
+        Column("path", Text(), **NO),
+        Column("digest", DIGEST, **NO),
+        Column("rows_sha256", String(64), **NO),
+        Column("rows", BigInteger(), **NO),
+        Column("settings", Text(), **NO),
+        Column("seq", BigInteger(), **NO),
+        Column("hash", DIGEST, **NO),
+        Column("at", BigInteger(), **NO),
+        Column("stale_at", BigInteger()),
         _to("exports", "campaign_id", "campaigns"),
         PrimaryKeyConstraint("id", name="pk_exports"),
     )
     op.create_table(
         "export_people",
-        Column("export_id", ID, autoincrement=False, nullable=False),
-        Column("annotator_id", ID, autoincrement=False, nullable=False),
+        Column("export_id", ID, autoincrement=False, **NO),
+        Column("annotator_id", ID, autoincrement=False, **NO),
         _to("export_people", "annotator_id", "annotators"),
         _to("export_people", "export_id", "exports"),
         PrimaryKeyConstraint("export_id", "annotator_id", name="pk_export_people"),
     )
-    op.create_index(
-        "ix_export_people_annotator_id", "export_people", ["annotator_id"], unique=False
-    )
+    _index("export_people", "annotator_id")
