@@ -20,6 +20,7 @@ from truing import (
     settings_group,
     settings_judging,
     settings_online,
+    settings_web,
 )
 from truing.config import ConfigError, Topic, nearest, parse
 
@@ -108,6 +109,11 @@ COMMANDS: dict[str, Command] = {
         settings_judging.SafetyConfig,
         "truing.evaluate.safety:run",
         "whether a model keeps a limit of cost on held-out prompts, with high confidence",
+    ),
+    "serve": Command(
+        settings_web.ServeConfig,
+        "truing.web.serve:run",
+        "pages on which people judge, blind, and others lead them",
     ),
     "doctor": Command(
         settings.DoctorConfig,

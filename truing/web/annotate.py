@@ -23,7 +23,7 @@ DONE = {
     "daily cap": "That was enough for one day. Come back tomorrow.",
     "expertise": "These items need people with another expertise.",
     "failed": "The screening did not go well enough to go on. Thank you for trying.",
-    "no quiz items": "There are no screening items to begin with. The lead has been told so here too.",
+    "no quiz items": "There are no screening items to begin with. Tell whoever leads this.",
     "no open items": "Nothing is left for you now. New items may come.",
     "closed": "This campaign takes no judgements just now.",
     "declined": "You chose not to take part. Nothing more is asked, and you can change your mind.",
@@ -31,7 +31,7 @@ DONE = {
 
 
 class Part(NamedTuple):
-    """Somebody's part in a campaign. ``tags``: what they may see besides what they are expert in."""
+    """Somebody's part in a campaign. ``tags``: what they may see besides what they know well."""
 
     campaign: Campaign
     rules: Rules

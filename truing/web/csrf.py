@@ -67,8 +67,10 @@ async def guard(request: Request) -> None:
     request.state.form = FormData()
     if request.method in SAFE or request.url.path.startswith("/api/"):
         return
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    # Pages that send no referrer have the origin "null"; newer browsers say where a form comes from.
+    origin, site = request.headers.get("origin", "null"), request.headers.get("sec-fetch-site")
+    foreign = origin != "null" and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or site not in (None, "same-origin", "none"):
         raise HTTPException(403, "This form came from another site, so nothing was done.")
     request.state.form = await request.form(max_files=4, max_fields=FIELDS, max_part_size=2**26)
     given = request.headers.get("x-csrf-token") or request.state.form.get("csrf")

@@ -1,9 +1,10 @@
 """The kinds of judgement: what each asks in its form, and what is made of the answers.
 
-A form speaks of places (0: the first that is shown), the ledger of responses: where a response stood
-is not part of what was said about it. ``fill`` is the inverse of ``read``, for a decision that is
-opened again; ``right`` compares an answer with that of a practice or screening item, which speaks of
-responses by their places in the item's own order.
+A form speaks of places (0: the first that is shown), the ledger of responses: where a response
+stood is not part of what was said about it. An item's ``expected`` answer, for practice, screening
+and gold, speaks of responses by their places in the item's own order: ``{"preferred": 0}`` or
+``{"outcome": "tie"}``, ``{"ranks": [0, 1, 1]}``, ``{"aspects": {"helpful": [4, 2]}}``,
+``{"labels": [true]}`` for thumbs, ``{"labels": [1, 0, -1]}`` for steps, ``{}`` for texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,8 @@ FLAGS = {
 
 class Kind(NamedTuple):
     """``ask``: what the page asks for; ``read``: a form -> the value (ValueError: what is missing);
-    ``fill``: a value -> the form; ``right``: a value and an item's ``expected`` -> whether it fits."""
+    ``fill``: its inverse, for a decision that is opened again; ``right``: a value and an item's
+    ``expected`` -> whether they agree."""
 
     ask: str
     read: Callable[[Form, Sequence[int], Item, Rules], dict[str, Any]]
@@ -252,9 +254,9 @@ def answers_of(
 ) -> list[Answer]:
     """What a judgement's form says, the item's own kind first.
 
-    ``texts``: the responses as they stood to be edited; ``restore(place, text)`` gives an edited one
-    the names back that were blanked. Raises ValueError for what is missing, in words for the person
-    who sent it.
+    ``texts``: the responses as they stood to be edited; ``restore(place, text)`` gives an edited
+    one the names back that were blanked. Raises ValueError for what is missing, in words for the
+    person who sent it.
     """
     kind, text = KINDS[item.kind], None
     if item.kind == "edit":

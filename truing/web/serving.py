@@ -1,22 +1,16 @@
 """The next item for a person: the ledger's queue, as the campaign's rules decide on it."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import func, select
-
 from truing.data.ledger import Annotator, Campaign, Judgement, Lease, Ledger, Member, Taken
-from truing.data.ledger.tables import items
 from truing.feedback import assign
 from truing.feedback.assign import Past, Rest
 from truing.feedback.rules import Rules
 
 RACES = 20  # times that others may take an item first
-LOADS = 10.0  # seconds for which the loads of domains are good enough
 MAIN = ("pairwise", "ranking", "rating", "thumbs", "steps", "spans", "demonstration", "edit")
-_loads: dict[tuple[int, int], tuple[float, dict[str, int]]] = {}
 
 
 def next_lease(
@@ -42,10 +36,16 @@ def next_lease(
         decided = _decided(ledger, campaign, policy, rules, me, tags)
         if isinstance(decided, Rest):
             return decided
-        item, shown, retest = decided
+        item, shown, retest, arm = decided
         try:
             return ledger.lease(
-                item, me.id, shown, seconds=seconds, retest=retest, guideline_id=guideline_id
+                item,
+                me.id,
+                shown,
+                seconds=seconds,
+                retest=retest,
+                arm=arm,
+                guideline_id=guideline_id,
             )
         except Taken:
             continue
@@ -59,31 +59,29 @@ def _decided(
     rules: Rules,
     me: Annotator,
     tags: frozenset[str],
-) -> tuple[int, list[int], int] | Rest:
-    """Item, responses in the order shown, number of the re-test."""
+) -> tuple[int, list[int], int, str] | Rest:
+    """Item, responses in the order shown, number of the re-test, arm."""
     responses: dict[int, tuple[int, ...]] = {}
-    for row in ledger.candidates(campaign.id, me.id, purpose="practice", limit=1):
+    for row in ledger.candidates(campaign.id, me.id, arm="practice", limit=1):
         order = assign.side_order(policy, me.pseudonym, row.item_id, len(row.response_ids))
-        return row.item_id, [row.response_ids[i] for i in order], 0
+        return row.item_id, [row.response_ids[i] for i in order], 0, "practice"
 
     def window(arm: assign.Arm, domain: str | None) -> Iterator[assign.Candidate]:
-        purpose = arm if arm in ("gold", "screening") else "work"
-        # A window of one arm may lie behind rows of the other.
-        limit = policy.window * (1 if policy.control_share in (0, 1) else 8)
-        rows = ledger.candidates(campaign.id, me.id, purpose=purpose, domain=domain, limit=limit)
-        for row in rows:
+        known = arm in ("gold", "screening")
+        for row in ledger.candidates(
+            campaign.id, me.id, arm=arm, domain=domain, limit=2 * policy.window
+        ):
             responses[row.item_id] = row.response_ids
-            share = policy.control_share
             yield assign.Candidate(
                 row.item_id,
                 row.domain,
                 frozenset(row.tags),
                 row.done,
                 row.load - row.done,
-                gold=purpose != "work",
-                certain=purpose != "work",
+                gold=known,
+                certain=known,
                 score=row.score or 0.0,
-                control=share == 1 or (row.control and share > 0),
+                control=row.control,
                 responses=max(1, len(row.response_ids)),
             )
 
@@ -98,18 +96,18 @@ def _decided(
     )
     if "retest" in assign.arms(policy, who):
         who = replace(who, recent=pasts(ledger, campaign, me, 2 * policy.retest_distance + 20))
-    loads = domain_loads(ledger, campaign.id) if rules.balanced else None
+    loads = ledger.domain_loads(campaign.id) if rules.balanced else None
+    if loads is not None:
+        # Items without a domain come last among the domains.
+        loads = {**loads, "": max(loads.values(), default=0)}
     decision = assign.decide(policy, who, window, ledger.now() / 1000, loads=loads)
     if isinstance(decision, Rest):
         return decision
     item = int(decision.item)
     if item not in responses:
         responses[item] = tuple(r.id for r in ledger.item(item).responses)
-    return (
-        item,
-        [responses[item][i] for i in decision.order[: len(responses[item])]],
-        decision.pass_ - 1,
-    )
+    shown = [responses[item][i] for i in decision.order[: len(responses[item])]]
+    return item, shown, decision.pass_ - 1, decision.arm
 
 
 def quiz(member: Member, policy: assign.Policy) -> tuple[int, int]:
@@ -134,37 +132,17 @@ def mains(said: Sequence[Judgement]) -> list[Judgement]:
 
 def pasts(ledger: Ledger, campaign: Campaign, me: Annotator, limit: int) -> list[Past]:
     """A person's last decisions as assignment sees them, the oldest first."""
-    decisions = mains(ledger.recent(campaign.id, me.id, 3 * limit))[:limit]
+    known = ("gold", "screening", "retest", "active")
     return [
         Past(
             j.item_id,
             j.at / 1000,
-            "gold"
-            if j.purpose == "gold"
-            else "screening"
-            if j.purpose == "screening"
-            else "control",
+            j.arm if j.arm in known else "control",  # type: ignore[arg-type]
             1 if j.retest == 0 else 2,
             max(1, len(j.shown)),
+            # Practice is not asked again.
             judged=j.kind != "skip" and j.purpose != "practice",
             active=j.active_ms / 1000,
         )
-        for j in reversed(decisions)
+        for j in mains(ledger.history(campaign.id, me.id, limit=limit))
     ]
-
-
-def domain_loads(ledger: Ledger, campaign_id: int) -> dict[str, int]:
-    """Slots held or filled, by domain with open items; counted anew every few seconds, for counting
-    costs more the more items there are."""
-    key = id(ledger), campaign_id
-    at, known = _loads.get(key, (0.0, {}))
-    if time.monotonic() - at > LOADS or not known:
-        query = (
-            select(items.c.domain, func.sum(items.c.load))
-            .where(items.c.campaign_id == campaign_id, items.c.purpose == "work")
-            .group_by(items.c.domain)
-        )
-        with ledger.reading() as c:
-            known = {domain: int(load) for domain, load in c.execute(query)}
-        _loads[key] = time.monotonic(), known
-    return known
