@@ -1,7 +1,7 @@
 """A real browser before the real server: headless Chromium, driven by Selenium.
 
-Where Chromium is not installed it is got from Debian's packages, which takes root; where that fails the
-tests that need it are skipped, and say so.
+Where Chromium is not installed it is got from Debian's packages, which takes root; where that fails
+the tests that need it are skipped, and say so.
 """
 
 import json

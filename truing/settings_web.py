@@ -36,6 +36,6 @@ class ServeConfig(LedgerTopic, CommandTopic):
     ssl_keyfile: str | None = Field(None, description="File of its private key, in PEM.")
     behind_tls: bool = Field(
         False,
-        description="Whether a proxy in front of it speaks TLS with the browsers; cookies then need "
-        "TLS, and the proxy's word about clients' addresses is taken.",
+        description="Whether a proxy in front of it speaks TLS with the browsers; cookies then "
+        "need TLS, and the proxy's word about clients' addresses is taken.",
     )

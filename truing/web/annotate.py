@@ -13,7 +13,7 @@ from truing.feedback import assign
 from truing.feedback.rules import Rules, rules_of
 from truing.web import kinds, safe, serving
 from truing.web.auth import Me
-from truing.web.pages import ledger_of, page
+from truing.web.pages import Number, ledger_of, page
 
 router = APIRouter()
 LAST = 10  # decisions that can be opened again
@@ -124,7 +124,9 @@ def rest_page(request: Request, part: Part, reason: str) -> Response:
 
 
 @router.post("/work/{campaign_id}/paper/{paper_id}")
-def answer_paper(request: Request, campaign_id: int, paper_id: int, me: Annotator = Me) -> Response:
+def answer_paper(
+    request: Request, campaign_id: Number, paper_id: Number, me: Annotator = Me
+) -> Response:
     """Record that a paper was accepted or declined, with its version."""
     ledger = ledger_of(request)
     part = part_of(ledger, campaign_id, me)
@@ -152,7 +154,7 @@ def last(ledger: Ledger, campaign_id: int, me: Annotator) -> list[Judgement]:
 
 
 @router.post("/work/{campaign_id}/undo")
-def undo(request: Request, campaign_id: int, me: Annotator = Me) -> Response:
+def undo(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """Take back the last decision: the item is held again, the form as it was sent."""
     ledger = ledger_of(request)
     part = part_of(ledger, campaign_id, me)
@@ -172,7 +174,7 @@ def undo(request: Request, campaign_id: int, me: Annotator = Me) -> Response:
 
 
 @router.get("/work/{campaign_id}/history")
-def history(request: Request, campaign_id: int, me: Annotator = Me) -> Response:
+def history(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """The last decisions, and how the items went whose answer was known."""
     ledger = ledger_of(request)
     part = part_of(ledger, campaign_id, me)

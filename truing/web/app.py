@@ -35,7 +35,8 @@ def create_app(
     # By name: a person who mistypes. By address: many share one, and it stops lists of names.
     app.state.throttles = auth.Throttle(5, 900), auth.Throttle(50, 900)
     for router in routers:
-        app.include_router(router)
+        # The specification is that of the REST API; pages are for people.
+        app.include_router(router, include_in_schema=router.prefix.startswith("/api"))
     app.mount("/static", Kept(directory=STATIC))
     app.add_middleware(Fence, secure=secure)
     for kind, handler in HANDLERS.items():

@@ -67,7 +67,7 @@ async def guard(request: Request) -> None:
     request.state.form = FormData()
     if request.method in SAFE or request.url.path.startswith("/api/"):
         return
-    # Pages that send no referrer have the origin "null"; newer browsers say where a form comes from.
+    # Pages that send no referrer have the origin "null"; newer browsers say whence a form comes.
     origin, site = request.headers.get("origin", "null"), request.headers.get("sec-fetch-site")
     foreign = origin != "null" and urlsplit(origin).netloc != request.headers.get("host")
     if foreign or site not in (None, "same-origin", "none"):

@@ -23,7 +23,7 @@ from truing.web.annotate import (
     summary,
 )
 from truing.web.auth import Me, text_field
-from truing.web.pages import ledger_of, page
+from truing.web.pages import Number, ledger_of, page
 
 router = APIRouter()
 NUDGED = 5  # answers between two looks at whether a break is due
@@ -32,7 +32,7 @@ DRAFT = 200_000  # characters
 
 
 @router.get("/work/{campaign_id}")
-def work(request: Request, campaign_id: int, me: Annotator = Me) -> Response:
+def work(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """What is next for this person: a paper to read, an item, or nothing."""
     ledger = ledger_of(request)
     part = part_of(ledger, campaign_id, me)
@@ -56,7 +56,7 @@ def work(request: Request, campaign_id: int, me: Annotator = Me) -> Response:
 
 
 @router.get("/judge/{lease_id}")
-def again(request: Request, lease_id: int, me: Annotator = Me) -> Response:
+def again(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     """One of the last decisions, opened again; or an item that is held."""
     ledger = ledger_of(request)
     lease = ledger.assignment(lease_id, me.id)
@@ -187,7 +187,7 @@ def _went(request: Request, to: str, message: str = "") -> Response:
 
 
 @router.post("/judge/{lease_id}")
-def judge(request: Request, lease_id: int, me: Annotator = Me) -> Response:
+def judge(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     """Record a judgement, a skip, a flag or a question (the field ``action``). Sent twice with the
     same token it counts once."""
     ledger, form = ledger_of(request), _fields(request)
@@ -278,7 +278,7 @@ def _quizzed(ledger: Ledger, part: Part, me: Annotator, item: Item, passed: bool
 
 
 @router.get("/judge/{lease_id}/explained")
-def explained(request: Request, lease_id: int, me: Annotator = Me) -> Response:
+def explained(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     """A practice item after the answer: what was said, what is right, and why."""
     ledger = ledger_of(request)
     lease = ledger.assignment(lease_id, me.id)
@@ -328,7 +328,7 @@ def _known(item: Item, lease: Lease) -> str:
 
 
 @router.get("/work/{campaign_id}/screening")
-def screening(request: Request, campaign_id: int, me: Annotator = Me) -> Response:
+def screening(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """How the screening went, told at its end, with reasons."""
     ledger = ledger_of(request)
     part = part_of(ledger, campaign_id, me)
@@ -360,7 +360,7 @@ def screening(request: Request, campaign_id: int, me: Annotator = Me) -> Respons
 
 
 @router.post("/judge/{lease_id}/draft")
-def draft(request: Request, lease_id: int, me: Annotator = Me) -> Response:
+def draft(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     """Keep what was begun, and hold the item for longer."""
     ledger = ledger_of(request)
     lease = ledger.assignment(lease_id, me.id)
@@ -373,7 +373,7 @@ def draft(request: Request, lease_id: int, me: Annotator = Me) -> Response:
 
 
 @router.post("/judge/{lease_id}/release")
-def release(request: Request, lease_id: int, me: Annotator = Me) -> Response:
+def release(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     """Give an item back, for somebody else or for later."""
     ledger = ledger_of(request)
     ledger.assignment(lease_id, me.id)

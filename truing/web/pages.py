@@ -3,8 +3,9 @@
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Path as PathNumber
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from truing.data.ledger import Annotator, Ledger
 from truing.web import csrf, safe
 
+# A number in an address: 404 for one that the ledger could not hold.
+Number = Annotated[int, PathNumber(ge=0, le=2**62)]
 STATIC = Path(__file__).parent / "static"
 
 

@@ -25,9 +25,9 @@ def run(config: ServeConfig) -> None:
     address = f"http{'s' if config.ssl_certfile else ''}://{_shown(config.host)}:{config.port}"
     if not secure and not _loopback(config.host):
         console.say(
-            f"[yellow]warning:[/yellow] {console.plain(config.host)} is open to others, and without "
-            "TLS they can read passwords on the way. Give ssl_certfile and ssl_keyfile, or put a "
-            "proxy with TLS in front and set behind_tls.",
+            f"[yellow]warning:[/yellow] {console.plain(config.host)} is open to others, and "
+            "without TLS they can read passwords on the way. Give ssl_certfile and ssl_keyfile, or "
+            "put a proxy with TLS in front and set behind_tls.",
             error=True,
         )
     with Ledger.open(config.ledger) as ledger:
