@@ -53,7 +53,8 @@ TORCH_FREE = (
     *("settings_conformance", "settings_reward"),
     *(f"doctor.{name}" for name in ("common", "history", "offline", "online", "outcome", "run")),
     *("data.schema", "data.formats", "evaluate.report", "evaluate.summary", "generation.engine"),
-    *("stats.best_of", "stats.bounds", "stats.ratings"),
+    *("stats.agreement", "stats.annotators", "stats.best_of", "stats.bounds", "stats.ratings"),
+    *("feedback.assign", "feedback.pacing"),
     *(f"worlds.{p.stem}" for p in WORLD if p.stem != "measuring"),
 )
 FILE, FUNCTION, TOPIC, HOUSE = 400, 60, 25, 10500

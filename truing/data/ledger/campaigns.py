@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
-from truing.data.ledger.chain import Link, append, begin, digest_of
+from truing.data.ledger.chain import Link, append, begin, digest_of, lock
 from truing.data.ledger.entries import Campaign, Document, Item, NewItem, Progress, Response
 from truing.data.ledger.people import People, _one, one_of, upsert
 from truing.data.ledger.store import plain
@@ -160,6 +160,7 @@ class Campaigns(People):
             self.now(),
             c.scalar(select(streams.c.work_items).where(streams.c.id == campaign.id)),
         )
+        lock(c, campaign.id)  # so that the numbers of a batch are a range of its own
         by_chance = random.Random(f"{campaign.seed} {had} {before}")
         asked = _prompts(c, group, now)
         rows = [

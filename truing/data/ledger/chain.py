@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from truing.data.ledger.tables import events, streams
 
@@ -81,25 +81,42 @@ def linked(stream: int, head: Head, link: Link, digest: bytes) -> dict[str, Any]
     }
 
 
+_LOCK = (
+    select(streams.c.seq, streams.c.hash)
+    .where(streams.c.id == bindparam("stream"))
+    .with_for_update()
+)
+_COUNTS = ("work_items", "slots", "filled")
+_MOVE = (
+    update(streams)
+    .where(streams.c.id == bindparam("stream"))
+    .values(
+        seq=bindparam("to_seq"),
+        hash=bindparam("to_hash"),
+        **{name: streams.c[name] + bindparam(f"more_{name}") for name in _COUNTS},
+    )
+)
+_APPEND = insert(events)
+
+
 def lock(connection: Connection, stream: int) -> Head:
     """The head of a chain; others who would lengthen it wait until this transaction ends."""
-    query = select(streams.c.seq, streams.c.hash).where(streams.c.id == stream).with_for_update()
-    seq, digest = connection.execute(query).one()
+    seq, digest = connection.execute(_LOCK, {"stream": stream}).one()
     return Head(seq, bytes(digest))
 
 
 def move(connection: Connection, stream: int, head: Head, **more: int) -> None:
     """Write the new head, and add to the counts beside it (work_items, slots, filled)."""
-    counts = {name: streams.c[name] + by for name, by in more.items() if by}
-    moved = {"seq": head.seq, "hash": head.hash, **counts}
-    connection.execute(update(streams).where(streams.c.id == stream).values(moved))
+    counts = {f"more_{name}": more.get(name, 0) for name in _COUNTS}
+    place = {"stream": stream, "to_seq": head.seq, "to_hash": head.hash}
+    connection.execute(_MOVE, place | counts)
 
 
 def append(connection: Connection, stream: int, link: Link, **counts: int) -> int:
     """Lengthen a chain by an event whose content stands in it. Returns its place."""
     head = lock(connection, stream)
     row = linked(stream, head, link, digest_of(link.content))
-    connection.execute(insert(events), row)
+    connection.execute(_APPEND, row)
     move(connection, stream, Head(row["seq"], row["hash"]), **counts)
     return row["seq"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 Filling = Literal[
     "pairwise", "ranking", "rating", "thumbs", "steps", "spans", "demonstration", "edit"
 ]
-Kind = Literal[Filling, "critique", "flag", "skip", "question"]
+Kind = Literal[Filling, "critique", "flag", "skip", "question", "answer"]
 Purpose = Literal["work", "gold", "practice", "screening"]
 Json = dict[str, Any]
 
@@ -198,6 +198,7 @@ class Answer:
     - demonstration: ``{}`` and a response written from nothing
     - flag, skip: ``{"reason": "..."}``, and a text if there is more to say
     - question: ``{}`` and the text, for the lead
+    - answer: ``{"question": the judgement's id}`` and the text, by the lead (`Ledger.answer`)
     """
 
     kind: Kind
@@ -259,7 +260,7 @@ class Question:
     """A question to the lead, with the answers given to it (oldest first)."""
 
     judgement: Judgement
-    answers: tuple[str, ...]
+    answers: tuple[Judgement, ...]
 
 
 @dataclass(frozen=True)

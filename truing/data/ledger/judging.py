@@ -2,16 +2,18 @@
 later events that name them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from truing.data.ledger.campaigns import batches, day_of
-from truing.data.ledger.chain import Head, Link, append, judged_digest, linked, lock, move, sealed
+from truing.data.ledger.chain import Head, Link, judged_digest, linked, lock, move, sealed
 from truing.data.ledger.entries import Answer, Judgement, Late, Question, Told
+from truing.data.ledger.line import answers as answers_of
 from truing.data.ledger.people import _one, upsert
-from truing.data.ledger.queue import Queue, _answers, free, own, take
+from truing.data.ledger.queue import Queue, an_item, free, own, settle, take
 from truing.data.ledger.store import plain
 from truing.data.ledger.tables import (
     annotators,
@@ -26,6 +28,25 @@ from truing.data.ledger.values import check
 
 LAST = 10  # how many decisions can be reopened
 _JUDGEMENT = [judgements.c[n] for n in Judgement.__dataclass_fields__]
+# Statements of each submission are made once: to put one together takes longer than to run it.
+_TOKEN = (
+    select(*_JUDGEMENT)
+    .where(judgements.c.annotator_id == bindparam("annotator"))
+    .where(judgements.c.token == bindparam("submission"))
+    .order_by(judgements.c.part)
+)
+_END = (
+    update(assignments)
+    .where(assignments.c.id == bindparam("lease"), assignments.c.state == bindparam("before"))
+    .values(state=bindparam("after"), draft=None)
+)
+_WHO = (
+    select(annotators.c.source, annotators.c.simulated, campaigns.c.round)
+    .join(campaigns, campaigns.c.id == bindparam("campaign"))
+    .where(annotators.c.id == bindparam("annotator"))
+)
+_JUDGED = insert(judgements).returning(*_JUDGEMENT, sort_by_parameter_order=True)
+_EVENTS = insert(events)
 
 
 class Judging(Queue):
@@ -79,25 +100,25 @@ class Judging(Queue):
         if said := _said(c, annotator_id, token, answers):
             return said
         lease = own(c, lease_id, annotator_id)
-        item = _one(c, items, lease.item_id, "item")
+        item = an_item(c, lease.item_id)
         for answer in answers:
             check(answer, lease.shown)
         ends = _ending(item["kind"], answers)
-        late = False
         if ends:
-            live = assignments.c.state.in_(("leased", "expired", "released"))
-            mine = and_(assignments.c.id == lease_id, live)
-            before = c.scalar(select(assignments.c.state).where(mine).with_for_update())
-            if before is None:
+            while lease.state in ("leased", "expired", "released"):
+                how = {"lease": lease_id, "before": lease.state, "after": ends}
+                if c.execute(_END, how).rowcount:
+                    break
+                lease = own(c, lease_id, annotator_id)  # which somebody changed meanwhile
+            else:
                 if said := _said(c, annotator_id, token, answers):
                     return said  # the same, a moment earlier
                 raise Late(f"assignment {lease_id} is over: undo or correct what was said")
-            c.execute(update(assignments).where(mine).values(state=ends, draft=None))
-            late = before != "leased"
             if lease.slot and ends == "done":
-                settle(c, item) if before == "leased" else take(c, item, beyond=True, done=1)
-            elif lease.slot and before == "leased":
+                settle(c, item) if lease.state == "leased" else take(c, item, beyond=True, done=1)
+            elif lease.slot and lease.state == "leased":
                 free(c, item, self.now())
+        late = ends == "done" and lease.state != "leased"
         told = Told(
             lease.item_id,
             annotator_id,
@@ -110,7 +131,7 @@ class Judging(Queue):
             active_ms,
             timing,
         )
-        rows = _rows(c, told, item, lease_id, late and ends == "done", self.now())
+        rows = _rows(c, told, item, lease_id, late, self.now())
         counts = _counts(item["kind"], [told], lease.slot)
         self._tally(c, rows, ends)
         return _chained(c, item["campaign_id"], rows, counts)
@@ -121,12 +142,7 @@ class Judging(Queue):
         new = {k: first[k] for k in ("campaign_id", "annotator_id")} | {"day": day_of(first["at"])}
         more = {"done": by * (ends == "done"), "skipped": by * (ends == "skipped")}
         more |= {"active_ms": first["active_ms"] if by > 0 else 0}  # time spent stays spent
-        adding = upsert(c, tallies).values(**new, **more)
-        c.execute(
-            adding.on_conflict_do_update(
-                index_elements=list(new), set_={k: tallies.c[k] + v for k, v in more.items()}
-            )
-        )
+        c.execute(_count(c.dialect.name == "sqlite"), new | more)
 
     # --- what was made elsewhere -----------------------------------------------------------------
 
@@ -156,7 +172,7 @@ class Judging(Queue):
         }
         if lost := [n for n in numbers if n not in known]:
             raise LookupError(f"campaign {campaign_id} has no item {lost[0]}")
-        answers, rows = _answers(c, numbers), list[dict[str, Any]]()
+        answers, rows = answers_of(c, numbers), list[dict[str, Any]]()
         tokens = judgements.c.token.in_([each.token for each in group])
         had = set(c.execute(select(judgements.c.annotator_id, judgements.c.token).where(tokens)))
         had = {tuple(pair) for pair in had}
@@ -200,7 +216,7 @@ class Judging(Queue):
         query = (
             select(*_JUDGEMENT)
             .where(t.campaign_id == campaign_id, t.annotator_id == annotator_id, t.part == 0)
-            .where(t.status == "current", t.kind.not_in(("flag", "question", "critique")))
+            .where(t.status == "current", t.kind.not_in(("flag", "question", "critique", "answer")))
         )
         with self.reading() as c:
             rows = c.execute(query.order_by(t.id.desc()).limit(limit)).mappings().all()
@@ -215,32 +231,46 @@ class Judging(Queue):
             query = query if everything else query.where(t.status == "current")
             return [Judgement(**row) for row in c.execute(query.order_by(t.id)).mappings()]
 
-    def answer(self, judgement_id: int, text: str, actor: int) -> None:
+    def answer(self, judgement_id: int, text: str, actor: int, *, token: str) -> Judgement:
         """Answer a question to the lead, for all to read."""
-        with self.writing() as c:
+
+        def work(c: Connection) -> Judgement:
+            told = Told(0, actor, (Answer("answer", {"question": judgement_id}, text),), token)
+            if said := _said(c, actor, token, told.answers):
+                return said[0]
             asked = _one(c, judgements, judgement_id, "question")
             if asked["kind"] != "question":
                 raise ValueError(f"judgement {judgement_id} is a {asked['kind']}, no question")
-            link = Link("answered", actor, judgement_id, self.now(), {"text": text})
-            append(c, asked["campaign_id"], link)
+            check(told.answers[0], [])
+            item = _one(c, items, asked["item_id"], "item")
+            rows = _rows(c, told, item, None, False, self.now())
+            return _chained(c, asked["campaign_id"], rows, {})[0]
+
+        plain("token", token, 64)
+        return self.write(work)
 
     def questions(self, campaign_id: int) -> list[Question]:
         """What was asked, the oldest first, with the answers."""
         t = judgements.c
-        asked = select(*_JUDGEMENT).where(
-            t.campaign_id == campaign_id, t.kind == "question", t.status == "current"
-        )
+        both = t.kind.in_(("flag", "question", "answer")) & t.kind.in_(("question", "answer"))
+        query = select(*_JUDGEMENT).where(t.campaign_id == campaign_id, both)
         with self.reading() as c:
-            rows = [Judgement(**r) for r in c.execute(asked.order_by(t.id)).mappings()]
-            told: dict[int, tuple[str, ...]] = {}
-            given = select(events.c.subject, events.c.content).where(
-                events.c.stream == campaign_id,
-                events.c.kind == "answered",
-                events.c.subject.in_([row.id for row in rows]),
-            )
-            for number, content in c.execute(given.order_by(events.c.seq)):
-                told[number] = (*told.get(number, ()), content["text"])
-        return [Question(row, told.get(row.id, ())) for row in rows]
+            query = query.where(t.status == "current").order_by(t.id)
+            rows = [Judgement(**row) for row in c.execute(query).mappings()]
+        given: dict[int, tuple[Judgement, ...]] = {}
+        for row in rows:
+            if row.kind == "answer":
+                number = row.value["question"]
+                given[number] = (*given.get(number, ()), row)
+        return [Question(row, given.get(row.id, ())) for row in rows if row.kind == "question"]
+
+
+@cache
+def _count(sqlite: bool):
+    """What is added to a day's tally."""
+    new, keys = upsert(sqlite, tallies), ("campaign_id", "annotator_id", "day")
+    more = {k: tallies.c[k] + new.excluded[k] for k in ("done", "skipped", "active_ms")}
+    return new.on_conflict_do_update(index_elements=keys, set_=more)
 
 
 def _ending(kind: str, answers: Iterable[Answer]) -> str:
@@ -251,11 +281,6 @@ def _ending(kind: str, answers: Iterable[Answer]) -> str:
     return "done" if kind in said else "skipped" if "skip" in said else ""
 
 
-def settle(c: Connection, item: Mapping[Any, Any], by: int = 1) -> None:
-    """Count a judgement in a slot that is held already."""
-    c.execute(update(items).where(items.c.id == item["id"]).values(done=items.c.done + by))
-
-
 def _counts(kind: str, told: Sequence[Told], slot: bool) -> dict[str, int]:
     return {"filled": sum(slot and _ending(kind, each.answers) == "done" for each in told)}
 
@@ -264,27 +289,23 @@ def _said(
     c: Connection, annotator_id: int, token: str, answers: Sequence[Answer]
 ) -> list[Judgement] | None:
     """What this token recorded before; None if nothing."""
-    t = judgements.c
-    query = select(*_JUDGEMENT).where(t.annotator_id == annotator_id, t.token == token)
-    said = [Judgement(**row) for row in c.execute(query.order_by(t.part)).mappings()]
+    rows = c.execute(_TOKEN, {"annotator": annotator_id, "submission": token}).mappings()
+    said = [Judgement(**row) for row in rows]
     if said and [(j.kind, j.value) for j in said] != [(a.kind, a.value) for a in answers]:
         raise ValueError(f"the token {token!r} recorded other answers; needed: one of its own")
     return said or None
 
 
 def _rows(
-    c: Connection, told: Told, item: RowMapping, lease_id: int | None, late: bool, now: int
+    c: Connection, told: Told, item: Mapping[Any, Any], lease_id: int | None, late: bool, now: int
 ) -> list[dict[str, Any]]:
     """The rows of a submission, their places in the chain aside."""
     if not told.answers:
         raise ValueError("a submission came without an answer; needed: at least one")
     if told.active_ms < 0:
         raise ValueError(f"active_ms is {told.active_ms}; needed: milliseconds, 0 or more")
-    who = select(annotators.c.source, annotators.c.simulated).where(
-        annotators.c.id == told.annotator_id
-    )
-    source, simulated = c.execute(who).one()
-    round_ = c.scalar(select(campaigns.c.round).where(campaigns.c.id == item["campaign_id"]))
+    who = {"annotator": told.annotator_id, "campaign": item["campaign_id"]}
+    source, simulated, round_ = c.execute(_WHO, who).one()
     common = {
         "campaign_id": item["campaign_id"],
         "item_id": item["id"],
@@ -329,8 +350,7 @@ def _chained(
         link = Link("judged", row["annotator_id"], None, row["at"])
         links.append(linked(campaign_id, head, link, judged_digest(row)))
         head = Head(links[-1]["seq"], links[-1]["hash"])
-    new = insert(judgements).returning(*_JUDGEMENT, sort_by_parameter_order=True)
-    made = [Judgement(**row) for row in c.execute(new, list(rows)).mappings()]
-    c.execute(insert(events), links)
+    made = [Judgement(**row) for row in c.execute(_JUDGED, list(rows)).mappings()]
+    c.execute(_EVENTS, links)
     move(c, campaign_id, head, **counts)
     return made

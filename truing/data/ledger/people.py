@@ -27,9 +27,10 @@ SOURCES = ("human", "ai", "verifier")
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
 
 
-def upsert(connection: Connection, table: Any):
-    """An INSERT that knows ON CONFLICT, for the database at hand."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+def upsert(where: Connection | bool, table: Any):
+    """An INSERT that knows ON CONFLICT, for the database at hand (or SQLite: true or false)."""
+    lite = where if isinstance(where, bool) else where.dialect.name == "sqlite"
+    return (sqlite if lite else postgresql).insert(table)
 
 
 def one_of(what: str, word: str, known: Iterable[str]) -> str:
@@ -80,7 +81,7 @@ class People(Store):
                 identity = {"annotator_id": made["id"], "name": plain("name", name, 200)}
                 identity |= {"email": email, "password_hash": password_hash, "created_at": now}
                 c.execute(insert(identities), {**identity, "about": dict(about) if about else None})
-            told = {k: row[k] for k in ("pseudonym", "source", "role", "simulated", "tags")}
+            told = {k: row[k] for k in ("pseudonym", "source", "role", "simulated")}
             append(c, LEDGER, Link("annotator added", actor, made["id"], now, told))
             return Annotator(**made)
 
@@ -137,7 +138,9 @@ class People(Store):
             c.execute(update(annotators).where(annotators.c.id == annotator_id).values(told))
             if state == "suspended":
                 self._end(c, tokens.c.annotator_id == annotator_id)
-            append(c, LEDGER, Link("annotator changed", actor, annotator_id, self.now(), told))
+            # Expertise may tell who somebody is, and the chain forgets nothing: so not the tags.
+            kept = {k: v for k, v in told.items() if k != "tags"}
+            append(c, LEDGER, Link("annotator changed", actor, annotator_id, self.now(), kept))
             return Annotator(**_one(c, annotators, annotator_id, "annotator"))
 
     # --- membership, and what people agreed to ---------------------------------------------------
@@ -147,8 +150,8 @@ class People(Store):
         with self.writing() as c:
             row = {"campaign_id": campaign_id, "annotator_id": annotator_id, "state": "active"}
             row |= {"progress": {}, "joined_at": self.now()}
-            made = c.execute(upsert(c, members).values(row).on_conflict_do_nothing())
-            if made.rowcount:
+            new = upsert(c, members).values(row).on_conflict_do_nothing()
+            if c.scalar(new.returning(members.c.annotator_id)) is not None:
                 append(c, campaign_id, Link("joined", actor, annotator_id, self.now()))
             return _member(c, campaign_id, annotator_id)
 

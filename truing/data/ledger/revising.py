@@ -9,9 +9,9 @@ from sqlalchemy import Connection, and_, select, update
 from truing.data.ledger.campaigns import batches
 from truing.data.ledger.chain import Link, append
 from truing.data.ledger.entries import Answer, Judgement, Late, Lease, Told
-from truing.data.ledger.judging import Judging, _chained, _ending, _rows, _said, settle
+from truing.data.ledger.judging import Judging, _chained, _ending, _rows, _said
 from truing.data.ledger.people import _one
-from truing.data.ledger.queue import free, own, take
+from truing.data.ledger.queue import free, own, settle, take
 from truing.data.ledger.store import plain
 from truing.data.ledger.tables import assignments, items, judgements
 from truing.data.ledger.values import check
@@ -104,7 +104,9 @@ class Revising(Judging):
         lift: bool = False,
     ) -> int:
         """Set aside what somebody said (from a time on): it is not exported, and the slots go to
-        others. ``lift``: take it back in, whatever others said meanwhile. Returns how many."""
+        others. ``lift``: take it back in, whatever others said meanwhile. ``reason``: a word or
+        two, which stay for good. Returns how many."""
+        plain("reason", reason, 100)
         before, after = ("quarantined", "current") if lift else ("current", "quarantined")
         t = judgements.c
         mine = and_(t.campaign_id == campaign_id, t.annotator_id == annotator_id, t.at >= since)

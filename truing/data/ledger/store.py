@@ -55,9 +55,9 @@ def _sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _(connection: Any, _: object) -> None:
         connection.isolation_level = None  # we begin transactions, not the driver
-        # FULL: what was acknowledged survives a power cut, at one flush of the log a submission.
         for pragma in (
-            *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=20000"),
+            *("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=20000"),
+            "secure_delete=ON",  # what is erased is overwritten
             *("cache_size=-65536", "temp_store=MEMORY", "mmap_size=268435456"),
         ):
             connection.execute(f"PRAGMA {pragma}")
@@ -65,8 +65,11 @@ def _sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
         # A transaction that reads first and then writes could find that it read the past: refused.
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        how = connection.get_execution_options()
+        if how.get("writes"):
+            level = "FULL" if how["durable"] else "NORMAL"
+            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if how.get("writes") else "BEGIN")
 
 
 class Store:
@@ -119,12 +122,15 @@ class Store:
                 yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, durable: bool = True) -> Iterator[Connection]:
         """A transaction that writes: whole or not at all. Raises OSError where the disk is full or
-        the database is gone; what was acknowledged before stays."""
+        the database is gone; what was acknowledged before stays. What is not ``durable`` (a lease,
+        a draft) outlives our end, but not always a power cut: it need not wait for the disk."""
         with _explained(self.engine), self._one_writer(), self.engine.connect() as plain:
-            connection = plain.execution_options(writes=True)
+            connection = plain.execution_options(writes=True, durable=durable)
             with connection.begin():
+                if not (durable or self.sqlite):
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
                 yield connection
 
     def write(self, work: Callable[[Connection], T], tries: int = 3) -> T:

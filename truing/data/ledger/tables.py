@@ -345,6 +345,13 @@ judgements = Table(
     Index(None, "campaign_id", "item_id", "id"),
     Index(None, "campaign_id", "annotator_id", "id"),
 )
+_asides = text("kind IN ('flag', 'question', 'answer')")
+Index(
+    "ix_judgements_asides",
+    *(judgements.c[name] for name in ("campaign_id", "kind", "id")),
+    sqlite_where=_asides,
+    postgresql_where=_asides,
+)
 
 tallies = Table(
     "tallies",

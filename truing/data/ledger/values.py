@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from truing.data.ledger.entries import Answer
 
 TEXT = 200_000  # characters
-NEEDS_TEXT = ("critique", "edit", "question", "demonstration")
+NEEDS_TEXT = ("critique", "edit", "question", "answer", "demonstration")
 
 
 def check(answer: Answer, shown: Sequence[int]) -> None:
@@ -128,6 +128,12 @@ def _reason(value: Any, shown: list[int]) -> None:
         _no("reason", reason, "a word or two, at most 100 characters; more goes into the text")
 
 
+def _reply(value: Any, shown: list[int]) -> None:
+    (question,) = _keys(value, "question")
+    if type(question) is not int:
+        _no("question", question, "the number of a judgement")
+
+
 def _nothing(value: Any, shown: list[int]) -> None:
     _keys(value)
 
@@ -145,4 +151,5 @@ READERS: dict[str, Callable[[Any, list[int]], None]] = {
     "flag": _reason,
     "skip": _reason,
     "question": _nothing,
+    "answer": _reply,
 }

@@ -1,0 +1,70 @@
+"""A campaign with people, to be judged in tests, and a clock that can be set."""
+
+from itertools import count
+
+from truing.data.ledger import Answer, Ledger, NewItem, NewResponse
+
+START = 1_800_000_000_000  # milliseconds since 1970
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.ms = START
+
+    def __call__(self) -> int:
+        return self.ms
+
+    def on(self, seconds: float) -> None:
+        self.ms += int(1000 * seconds)
+
+
+class Team:
+    """A campaign with items and people, ready to judge."""
+
+    def __init__(self, ledger: Ledger, items: int = 4, people: int = 2, **how: object) -> None:
+        self.ledger, self._tokens = ledger, count()
+        kind = str(how.pop("kind", "pairwise"))
+        self.id = ledger.create_campaign("replies", kind).id
+        texts = int(str(how.pop("responses", 2)))
+        ledger.add_items(
+            self.id,
+            (
+                NewItem(
+                    f"prompt {i}",
+                    tuple(NewResponse(f"reply {i}.{k}", model="m", run="r") for k in range(texts)),
+                    key=float(i),
+                    **how,  # pyright: ignore[reportArgumentType]
+                )
+                for i in range(items)
+            ),
+        )
+        self.people = [
+            ledger.add_annotator(name=f"name {i}", email=f"{i}@example.org").id
+            for i in range(people)
+        ]
+        for person in self.people:
+            ledger.join(self.id, person)
+
+    def token(self) -> str:
+        return f"token-{next(self._tokens)}"
+
+    def hold(self, who: int = 0, **how: object):
+        """The first candidate of a person, leased in the items' own order."""
+        first = self.ledger.candidates(self.id, self.people[who])[0]
+        return self.ledger.lease(first.item_id, self.people[who], first.response_ids, **how)  # pyright: ignore[reportArgumentType]
+
+    def judge(self, who: int = 0, *more: Answer):
+        """The first candidate of a person, judged: the first response shown is better."""
+        lease = self.hold(who)
+        answers = [better(lease.shown[0]), *more]
+        return self.ledger.submit(lease.id, self.people[who], answers, token=self.token())
+
+
+def better(response: int, strength: int = 1) -> Answer:
+    return Answer("pairwise", {"outcome": "better", "preferred": response, "strength": strength})
+
+
+TIE = Answer("pairwise", {"outcome": "tie", "preferred": None, "strength": None})
+SKIP = Answer("skip", {"reason": "not my field"})
