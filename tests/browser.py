@@ -23,7 +23,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-WAIT = 60.0  # seconds: the machine may be busy with other things
+WAIT = 30.0  # seconds: the machine may be busy with other things
 
 
 @cache

@@ -225,7 +225,7 @@
     event.preventDefault();
     list.dataset.dragging = "1";
     chip.classList.add("held");
-    chip.setPointerCapture(event.pointerId);
+    list.setPointerCapture(event.pointerId); // the list stays in its place, the chip does not
     const move = (e) => {
       const over = [...list.children].find((c) => c !== chip && e.clientX > c.getBoundingClientRect().left && e.clientX < c.getBoundingClientRect().right);
       if (!over) return;
@@ -233,7 +233,7 @@
       list.insertBefore(chip, after ? over.nextSibling : over);
     };
     const drop = () => {
-      chip.removeEventListener("pointermove", move);
+      for (const [name, listener] of [["pointermove", move], ["pointerup", drop], ["pointercancel", drop]]) list.removeEventListener(name, listener);
       delete list.dataset.dragging;
       [...list.children].forEach((c, i) => {
         const set = rows.find((r) => r.dataset.row === c.dataset.letter);
@@ -241,9 +241,9 @@
       });
       changed();
     };
-    chip.addEventListener("pointermove", move);
-    chip.addEventListener("pointerup", drop, { once: true });
-    chip.addEventListener("pointercancel", drop, { once: true });
+    list.addEventListener("pointermove", move);
+    list.addEventListener("pointerup", drop);
+    list.addEventListener("pointercancel", drop);
   });
 
   // --- A visible diff of an edit, word by word.
