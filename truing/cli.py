@@ -16,6 +16,7 @@ from pydantic import create_model
 from truing import (
     console,
     settings,
+    settings_collect,
     settings_conformance,
     settings_group,
     settings_judging,
@@ -61,6 +62,41 @@ COMMANDS: dict[str, Command] = {
         settings_judging.ConvertConfig,
         "truing.feedback.convert:run",
         "rows of one tool's format into another's",
+    ),
+    "collect create": Command(
+        settings_collect.CollectCreateConfig,
+        "truing.feedback.campaigns:create",
+        "a campaign of judgements by people, or new versions of its guideline",
+    ),
+    "collect import": Command(
+        settings_collect.CollectImportConfig,
+        "truing.feedback.campaigns:import_",
+        "what is to be judged, or judgements made elsewhere, into a campaign",
+    ),
+    "collect export": Command(
+        settings_collect.CollectExportConfig,
+        "truing.feedback.export:run",
+        "what was judged, as files to train on, with a data card",
+    ),
+    "collect status": Command(
+        settings_collect.CollectStatusConfig,
+        "truing.feedback.campaigns:status",
+        "how far campaigns have come",
+    ),
+    "collect person": Command(
+        settings_collect.CollectPersonConfig,
+        "truing.feedback.person:run",
+        "what is known of one person: exported, erased",
+    ),
+    "ledger verify": Command(
+        settings_collect.LedgerVerifyConfig,
+        "truing.verify:ledger",
+        "whether every judgement is what was written",
+    ),
+    "ledger upgrade": Command(
+        settings_collect.LedgerUpgradeConfig,
+        "truing.verify:upgrade",
+        "a ledger of an older version to this one",
     ),
     "reward": Command(
         settings.RewardConfig, "truing.stages.reward:run", "learn a score from comparisons"
@@ -155,7 +191,11 @@ def _dispatch(args: list[str]) -> int:
     if name in ("-V", "--version"):
         print(f"truing {version('truing')}")
         return 0
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
+        if parts := [known for known in COMMANDS if known.startswith(f"{name} ")]:
+            return _error(f"{name} needs one of: truing {', truing '.join(parts)}", 2)
         near = nearest(name, COMMANDS)
         hint = f"did you mean truing {near}?" if near else "truing --help lists all."
         return _error(f"unknown command {name}; {hint}", 2)
@@ -201,7 +241,7 @@ def _error(message: str, status: int) -> int:
 
 
 def _overview() -> None:
-    rows = "\n".join(f"  [cyan]{name:<14}[/cyan]{c.about}" for name, c in COMMANDS.items())
+    rows = "\n".join(f"  [cyan]{name:<16}[/cyan]{c.about}" for name, c in COMMANDS.items())
     console.say(
         "[bold]truing[/bold]: make a language model better with people's feedback, "
         "and show that it is.\n\n"

@@ -42,8 +42,8 @@ class CollectCreateConfig(CampaignTopic, CommandTopic):
     warning: str | None = Field(None, description="File of a warning of what they may see.")
     rules: str | None = Field(
         None,
-        description="YAML file of the rules of assignment (overlap, gold_share, retest_share and so "
-        "on). None: one judgement of each item.",
+        description="YAML file of the rules of assignment: overlap, gold_share, retest_share and "
+        "so on. None: one judgement of each item.",
     )
     seed: int = Field(0, ge=0, description="Seed of the orders in which things are shown.")
 
@@ -142,8 +142,8 @@ class CollectPersonConfig(LedgerTopic, CommandTopic):
     export: str | None = Field(None, description="JSON file for all that the ledger holds of them.")
     erase: bool = Field(
         False,
-        description="Delete who they are and what they wrote. What they chose stays, by a pseudonym "
-        "that leads nowhere. It cannot be undone.",
+        description="Delete who they are and what they wrote. What they chose stays, by a "
+        "pseudonym that leads nowhere. It cannot be undone.",
     )
     runs: str = Field(
         "runs", description="Folder in which to look for runs that were made from their judgements."

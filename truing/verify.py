@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from truing import console
 from truing.data.formats import load
+from truing.data.ledger import Ledger
 from truing.data.schema import KINDS
 from truing.lineage import CHECKPOINTS, RECORDS, Parent, check, hash_file, hash_folder, hash_json
 from truing.run import Run
 from truing.settings import VerifyConfig
+from truing.settings_collect import LedgerUpgradeConfig, LedgerVerifyConfig
 
 MARKS = {True: "[green]as it was[/green]", False: "[red]CHANGED[/red]", None: "[dim]unknown[/dim]"}
 
@@ -98,3 +100,37 @@ def _whole(checkpoint: Path) -> bool:
     except ValueError:
         return False
     return True
+
+
+def ledger(config: LedgerVerifyConfig) -> None:
+    """Print the head of each chain of a ledger, and what is not as it was written. Raises
+    ValueError if anything is not."""
+    known = [_head(text) for text in config.heads]
+    with Ledger.open(config.ledger) as opened:
+        faults, heads = opened.verify(known), opened.heads()
+    for head in heads:
+        bad = [fault for fault in faults if fault.campaign_id == head.campaign_id]
+        name = console.plain(f"{head.name}: {head.seq} events, head {head}")
+        console.say(f"{name}: {MARKS[not bad]}")
+        for fault in bad:
+            console.say(console.plain(f"  event {fault.seq}: {fault.what}"))
+    if faults:
+        raise ValueError(
+            f"{len(faults)} rows of {config.ledger} are not what was written: see above"
+        )
+    console.say("all rows are what was written")
+
+
+def _head(text: str) -> tuple[int, int, str]:
+    parts = text.split(":")
+    if len(parts) != 3 or not (parts[0].isdigit() and parts[1].isdigit()):
+        raise ValueError(f"the head {text!r} came; needed: campaign:event:hash, as in a data card")
+    return int(parts[0]), int(parts[1]), parts[2]
+
+
+def upgrade(config: LedgerUpgradeConfig) -> None:
+    """Bring the tables of a ledger to this version."""
+    with Ledger.unchecked(config.ledger) as opened:
+        before, after = opened.bring_up()
+    told = f"from version {before} to {after}" if before != after else f"of version {after} already"
+    console.say(console.plain(f"{config.ledger} is {told}"))

@@ -1,4 +1,4 @@
-"""What was judged -> rows in TRL's columns, each with its provenance; nothing left out uncounted."""
+"""What was judged -> rows in TRL's columns, with provenance; what is left out is counted."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

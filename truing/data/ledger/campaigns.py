@@ -218,6 +218,12 @@ class Campaigns(People):
         link = Link("items added", actor, None, now, told)
         append(c, campaign.id, link, work_items=len(work), slots=slots)
 
+    def item_numbers(self, campaign_id: int) -> dict[bytes, int]:
+        """`item_digest` -> number, of all items of a campaign."""
+        query = select(items.c.digest, items.c.id).where(items.c.campaign_id == campaign_id)
+        with self.reading() as c:
+            return {bytes(digest): number for digest, number in c.execute(query)}
+
     def item(self, item_id: int) -> Item:
         """An item with its texts. Raises LookupError for an unknown number."""
         found = self.items([item_id])

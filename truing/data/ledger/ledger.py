@@ -73,7 +73,9 @@ class Ledger(Revising):
                 mine = query.columns_clause_froms[0].c.annotator_id == annotator_id
                 rows = c.execute(query.where(mine)).mappings()
                 told[name] = [{k: v for k, v in r.items() if k not in hidden} for r in rows]
-        told["exports"] = [{"path": r["path"], "at": r["at"]} for r in self._in(annotator_id)]
+        told["exports"] = [
+            {"path": r["path"], "at": r["at"]} for r in self.exports_of(annotator_id)
+        ]
         return told
 
     def erase(self, annotator_id: int, actor: int | None = None) -> Erased:
@@ -114,9 +116,10 @@ class Ledger(Revising):
         if self.sqlite:  # or the log of the file would hold the texts for a while
             with self.engine.connect() as c:
                 c.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        return Erased(sum(map(len, texts.values())), self._in(annotator_id))
+        return Erased(sum(map(len, texts.values())), self.exports_of(annotator_id))
 
-    def _in(self, annotator_id: int) -> list[RowMapping]:
+    def exports_of(self, annotator_id: int) -> list[RowMapping]:
+        """The exports that somebody's judgements are in, as `exports` gives them."""
         query = select(exports).join(export_people).order_by(exports.c.id)
         with self.reading() as c:
             mine = export_people.c.annotator_id == annotator_id

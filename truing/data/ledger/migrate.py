@@ -59,3 +59,14 @@ def prepare(connection: Connection, place: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(20261126)"))
     if not check(connection, place):
         upgrade(connection)
+
+
+def bring_up(connection: Connection) -> tuple[str | None, str]:
+    """Upgrade the tables of an older version; the versions before and after."""
+    before = MigrationContext.configure(connection).get_current_revision()
+    if before is not None and before not in revisions():
+        raise ValueError(
+            f"the ledger is of version {before}, made by a newer truing: update truing"
+        )
+    upgrade(connection)
+    return before, revisions()[-1]

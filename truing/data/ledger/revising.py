@@ -10,6 +10,7 @@ from truing.data.ledger.campaigns import batches
 from truing.data.ledger.chain import Link, append
 from truing.data.ledger.entries import Answer, Judgement, Late, Lease, Told
 from truing.data.ledger.judging import Judging, _chained, _ending, _rows, _said
+from truing.data.ledger.line import answers
 from truing.data.ledger.people import _one
 from truing.data.ledger.queue import free, own, settle, take
 from truing.data.ledger.store import plain
@@ -39,8 +40,8 @@ class Revising(Judging):
             old = _mine(c, judgement_id, annotator_id)
             if answer.kind != old["kind"]:
                 raise ValueError(f"a {old['kind']} was said; a {answer.kind} cannot correct it")
-            check(answer, old["shown"])
             item = _one(c, items, old["item_id"], "item")
+            check(answer, old["shown"] or answers(c, [item["id"]]).get(item["id"], ()))
             told = Told(
                 item["id"],
                 annotator_id,

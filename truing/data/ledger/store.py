@@ -89,18 +89,29 @@ class Store:
         Raises ValueError where the tables are of an older version of truing (it says which command
         brings them up to date) or a newer one, and OSError where the database does not answer.
         """
+        store = cls.unchecked(place, clock=clock, pool=pool)
+        with store.reading() as c:
+            ready = migrate.check(c, str(place))
+        if not ready:
+            store.write(lambda c: migrate.prepare(c, str(place)))
+        return store
+
+    @classmethod
+    def unchecked(
+        cls, place: str | Path, *, clock: Callable[[], int] | None = None, pool: int = 20
+    ):
+        """The same, whatever tables are there."""
         url = url_of(place)
         engine = create_engine(
             url, pool_size=pool, max_overflow=pool, pool_pre_ping=not url.startswith("sqlite")
         )
         if engine.dialect.name == "sqlite":
             _sqlite(engine)
-        store = cls(engine, clock or Clock())
-        with store.reading() as c:
-            ready = migrate.check(c, str(place))
-        if not ready:
-            store.write(lambda c: migrate.prepare(c, str(place)))
-        return store
+        return cls(engine, clock or Clock())
+
+    def bring_up(self) -> tuple[str | None, str]:
+        """Bring the tables to this version; the versions before and after."""
+        return self.write(migrate.bring_up)
 
     def close(self) -> None:
         self.engine.dispose()

@@ -143,8 +143,9 @@ def test_what_was_made_elsewhere_is_recorded_once(ledger: Ledger) -> None:
     assert ledger.record(made.id, told) == 3
     assert ledger.record(made.id, told) == 0
     (said,) = ledger.judgements(2)
-    assert (said.source, said.simulated, said.at, said.shown) == ("ai", True, 5, [3, 4])
+    assert (said.source, said.simulated, said.at, said.shown) == ("ai", True, 5, [])
     assert ledger.progress(made.id).done == 3
+    assert ledger.correct(said.id, judge, TIE, token="c").shown == []
     lead = made.people[0]
     ledger.record(made.id, [Told(1, lead, (TIE,), "lead")], purpose="adjudication")
     assert (ledger.item(1).done, ledger.judgements(1)[-1].purpose) == (1, "adjudication")
@@ -196,7 +197,7 @@ BAD = [
     (better(8), "one of the shown"),
     (better(7, 3), "1 .better., 2"),
     (Answer("pairwise", {"outcome": "tie", "preferred": 7, "strength": None}), "no preferred"),
-    (Answer("pairwise", {"outcome": "A", "preferred": 7, "strength": 1}), "better, tie or both_bad"),
+    (Answer("pairwise", {"outcome": "A", "preferred": 7, "strength": 1}), "tie or both_bad"),
     (Answer("pairwise", {"outcome": "tie"}), "outcome, preferred, strength"),
     (Answer("ranking", {"responses": [7, 7], "ranks": [0, 1]}), "each of the shown"),
     (Answer("ranking", {"responses": [7, 9], "ranks": [1, 1]}), "the best is 0"),
