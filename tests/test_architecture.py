@@ -24,6 +24,7 @@ FLOORS = {
     **dict.fromkeys(("settings", "settings_judging", "settings_online"), 1),
     "settings_group": 1,
     "settings_conformance": 1,
+    "settings_web": 1,
     "settings_preference": 1,
     "settings_reward": 1,
     **dict.fromkeys(("data", "models"), 2),
@@ -31,7 +32,7 @@ FLOORS = {
     **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
     **dict.fromkeys(("conformance", "doctor", "verify", "worlds"), 5),
     "quickstart": 6,
-    **dict.fromkeys(("__main__", "cli"), 7),
+    **dict.fromkeys(("__main__", "cli", "web"), 7),
 }
 STAIRS = {
     "settings": ("config", "retired", "settings_preference", "settings_reward"),
@@ -39,6 +40,7 @@ STAIRS = {
     "settings_reward": ("config",),
     "settings_conformance": ("settings",),
     "settings_judging": ("config", "settings", "settings_reward"),
+    "settings_web": ("config", "settings", "settings_collect"),
     "settings_online": ("config", "retired", "settings", "settings_reward"),
     "settings_group": ("config", "retired", "settings_online"),
     "run": ("config", "console", "lineage", "writing"),

@@ -2,18 +2,8 @@
 
 from pydantic import Field
 
-from truing.config import Topic
 from truing.settings import CommandTopic
-
-
-class LedgerTopic(Topic):
-    """Ledger"""
-
-    ledger: str = Field(
-        "ledger.sqlite",
-        description="Where judgements are kept: the path of a file (SQLite; made if it is not "
-        "there), or postgresql+psycopg://user@host/database.",
-    )
+from truing.settings_collect import LedgerTopic
 
 
 class ServeConfig(LedgerTopic, CommandTopic):

@@ -9,7 +9,15 @@ from truing.config import Topic, check
 from truing.feedback.assign import Policy
 
 ASSIGNED = ("cap", "daily_cap", "retest_share", "retest_distance", "gold_share", "gold_delay")
-ASSIGNED += ("overlap", "quiz_size", "quiz_pass", "control_share", "balanced", "lease_minutes")
+ASSIGNED += (
+    "overlap",
+    "quiz_size",
+    "quiz_pass",
+    "control_share",
+    "balanced",
+    "lease_minutes",
+    "window",
+)
 
 
 class Rules(Topic):
@@ -36,6 +44,7 @@ class Rules(Topic):
     )
     balanced: bool = Field(False, description="Whether domains with least work come first.")
     lease_minutes: float = Field(30.0, gt=0, description="How long an item is held for somebody.")
+    window: int = Field(32, ge=1, description="Open items looked at for each decision.")
     aspects: list[str] = Field(
         ["helpful"], description="What a rating is of, such as helpful, honest, harmless."
     )
@@ -77,5 +86,11 @@ class Rules(Topic):
 
 
 def rules_of(config: Mapping[str, object]) -> Rules:
-    """The rules that a campaign's config holds. Raises ConfigError for an unknown key."""
-    return check(Rules, config)
+    """The rules that a campaign's config holds, under ``rules`` or beside it. Raises ConfigError
+    for an unknown key."""
+    nested = config.get("rules")
+    told = dict(nested) if isinstance(nested, Mapping) else {}
+    told |= {name: value for name, value in config.items() if name != "rules"}
+    # The campaign has its seed itself.
+    told.pop("seed", None)
+    return check(Rules, told)

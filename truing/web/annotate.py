@@ -26,6 +26,7 @@ DONE = {
     "no quiz items": "There are no screening items to begin with. Tell whoever leads this.",
     "no open items": "Nothing is left for you now. New items may come.",
     "closed": "This campaign takes no judgements just now.",
+    "kind": "There are no pages for this kind of judgement yet.",
     "declined": "You chose not to take part. Nothing more is asked, and you can change your mind.",
 }
 
@@ -63,6 +64,8 @@ def part_of(ledger: Ledger, campaign_id: int, me: Annotator) -> Part:
 
 def gate(part: Part) -> Document | str | None:
     """What stands before the items: a paper to be read, or why there are none (a key of DONE)."""
+    if part.campaign.kind not in kinds.KINDS:
+        return "kind"
     if part.campaign.state not in OPEN:
         return "closed"
     for kind in ("consent", "warning", "guideline"):

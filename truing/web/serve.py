@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import socket
 from pathlib import Path
 
 import uvicorn
@@ -22,7 +23,8 @@ def run(config: ServeConfig) -> None:
     """Serve until Ctrl-C. Where the ledger has no admin yet, a one-time link for one is printed."""
     _check(config)
     secure = config.behind_tls or config.ssl_certfile is not None
-    address = f"http{'s' if config.ssl_certfile else ''}://{_shown(config.host)}:{config.port}"
+    port = _port(config)
+    address = f"http{'s' if config.ssl_certfile else ''}://{_shown(config.host)}:{port}"
     if not secure and not _loopback(config.host):
         console.say(
             f"[yellow]warning:[/yellow] {console.plain(config.host)} is open to others, and "
@@ -39,7 +41,7 @@ def run(config: ServeConfig) -> None:
         "truing.web.serve:app",
         factory=True,
         host=config.host,
-        port=config.port,
+        port=port,
         workers=config.workers,
         ssl_certfile=config.ssl_certfile,
         ssl_keyfile=config.ssl_keyfile,
@@ -73,6 +75,21 @@ def _check(config: ServeConfig) -> None:
         file = getattr(config, name)
         if file is not None and not Path(file).is_file():
             raise ValueError(f"{name} is {file}, which is no file. Check the path")
+
+
+def _port(config: ServeConfig) -> int:
+    """The port to listen on. Raises ValueError where it is taken, or the host is not ours."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((config.host, config.port))
+        except OSError as error:
+            raise ValueError(
+                f"{config.host}:{config.port} cannot be listened on ({error.strerror}): end what "
+                "does, or give another port"
+            ) from None
+        return tried.getsockname()[1]
 
 
 def _loopback(host: str) -> bool:
