@@ -40,7 +40,7 @@ STAIRS = {
     "settings_reward": ("config",),
     "settings_conformance": ("settings",),
     "settings_judging": ("config", "settings", "settings_reward"),
-    "settings_web": ("config", "settings", "settings_collect"),
+    "settings_web": ("config", "settings", "settings_collect", "settings_judging"),
     "settings_online": ("config", "retired", "settings", "settings_reward"),
     "settings_group": ("config", "retired", "settings_online"),
     "run": ("config", "console", "lineage", "writing"),

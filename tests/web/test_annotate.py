@@ -19,6 +19,13 @@ EXPECTED = {
 }
 
 
+# As `truing collect import` keeps it.
+IMPORTED = {
+    "kind": "pairwise",
+    "value": {"outcome": "both_bad", "preferred": None, "strength": None},
+}
+
+
 def test_papers_come_first_each_with_its_version(house: House) -> None:
     made = campaign(house.ledger)
     texts = {"guideline": "Be <b>fair</b>.", "consent": "May we?", "warning": "Rude words."}
@@ -113,7 +120,7 @@ def test_practice_is_explained(house: House, kind: str) -> None:
 def test_a_wrong_practice_answer_is_put_right(house: House) -> None:
     made = campaign(house.ledger, items=0)
     house.ledger.add_items(
-        made.id, [new_item("pairwise", purpose="practice", expected={"outcome": "both_bad"},
+        made.id, [new_item("pairwise", purpose="practice", expected=IMPORTED,
                            explanation="Neither.")]
     )  # fmt: skip
     person(house.ledger, "ada@example.org", made)

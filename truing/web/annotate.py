@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from truing.data.ledger import Annotator, Campaign, Document, Judgement, Ledger, Member
+from truing.data.ledger import (
+    Annotator,
+    Campaign,
+    Document,
+    Item,
+    Judgement,
+    Ledger,
+    Member,
+)
 from truing.feedback import assign
 from truing.feedback.rules import Rules, rules_of
 from truing.web import kinds, safe, serving
@@ -221,10 +229,16 @@ def _checks(ledger: Ledger, part: Part, me: Annotator) -> list[dict[str, Any]]:
     ]
 
 
-def right(item: Any, judgement: Judgement) -> bool:
+def right(item: Item, judgement: Judgement) -> bool:
     """Whether a judgement says what the item's known answer says."""
     own: Sequence[int] = [response.id for response in item.responses]
-    return kinds.KINDS[item.kind].right(judgement.value, item.expected or {}, own)
+    return kinds.KINDS[item.kind].right(judgement.value, expected_of(item), own)
+
+
+def expected_of(item: Item) -> dict[str, Any]:
+    """The known answer of an item (see `truing.web.kinds`); an import wraps it with its kind."""
+    expected = dict(item.expected or {})
+    return dict(expected["value"]) if "value" in expected else expected
 
 
 def excerpt(prompt: Any, size: int = 160) -> str:

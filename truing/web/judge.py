@@ -14,6 +14,7 @@ from truing.web import kinds, safe, serving
 from truing.web.annotate import (
     Part,
     excerpt,
+    expected_of,
     gate,
     last,
     paper_page,
@@ -302,7 +303,7 @@ def explained(request: Request, lease_id: Number, me: Annotator = Me) -> Respons
 
 def _known(item: Item, lease: Lease) -> str:
     """The right answer in the words of `summary`, by the letters that this person saw."""
-    expected = dict(item.expected or {})
+    expected = expected_of(item)
     own = [r.id for r in item.responses]
     if item.kind == "pairwise":
         if expected.get("outcome", "better") != "better":
