@@ -10,9 +10,10 @@ from truing.feedback.worker import fill
 from truing.generation.engine import Sampling
 from truing.quickstart.plan import Plan
 from truing.settings_web import DemoCampaignConfig
+from truing.worlds.measuring import LONGEST
 from truing.worlds.service import cases
 
-NAME = "judge five yourself"
+NAME = "Judge five yourself"
 GUIDELINE = """A shop's assistant replies to a customer. Above the message stand the shop's *policy*
 and what is known of the *order*.
 
@@ -59,7 +60,7 @@ def run(config: DemoCampaignConfig) -> None:
             campaign,
             models,
             [Prompt(case.prompt, case.key) for case in shown],
-            Sampling(seed=seed),
+            Sampling(max_completion_length=LONGEST, seed=seed),
         )
         ledger.set_campaign(campaign.id, state="open")
     console.table(
