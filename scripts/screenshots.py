@@ -147,7 +147,7 @@ def annotator(camera: Camera) -> None:
     camera.driver.find_element(By.ID, "password").send_keys(PASSWORD)
     camera.click("button.main")
     camera.shoot("home")
-    camera.go("/work/1")
+    camera.go("/tasks/1")
     camera.shoot("consent")
     camera.click("button[value=accept]")
     camera.click("button[value=accept]")
@@ -159,7 +159,7 @@ def annotator(camera: Camera) -> None:
     for number, (name, keys) in enumerate(
         {"ranking": "2134", "rating": "545221", "steps": "113", "edit": ""}.items(), start=2
     ):
-        camera.go(f"/work/{number}")
+        camera.go(f"/tasks/{number}")
         camera.keys(keys)
         if name == "edit":
             text = camera.driver.find_element(By.CSS_SELECTOR, "textarea")

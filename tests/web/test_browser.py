@@ -35,7 +35,7 @@ def ada(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
 def joined(ada: Person, kind: str, items: int = 2, name: str = "", **rules: Any) -> Campaign:
     made = campaign(ada.house.ledger, kind, items, name or f"{kind} {time.monotonic_ns()}", **rules)
     ada.house.ledger.join(made.id, 1)
-    ada.go(f"/work/{made.id}")
+    ada.go(f"/tasks/{made.id}")
     ada.until(lambda: ada.item)
     return made
 
@@ -88,7 +88,7 @@ def changed_guideline(new: Person, made: Campaign) -> None:
     ledger = new.house.ledger
     ledger.add_document(made.id, "guideline", "The first guideline.\n\nAnd a second rule.")
     ledger.add_items(made.id, [new_item("pairwise", 7)])
-    new.go(f"/work/{made.id}")
+    new.go(f"/tasks/{made.id}")
     new.sees("What is new")
     new.after(Keys.ENTER)
     new.keys("0")
@@ -179,7 +179,7 @@ def test_a_comparison_by_keys(ada: Person) -> None:
 def test_help_and_guideline_open_and_close(ada: Person) -> None:
     made = joined(ada, "pairwise", 1)
     ada.house.ledger.add_document(made.id, "guideline", "# Be fair\n\n- Example: **A**")
-    ada.go(f"/work/{made.id}")
+    ada.go(f"/tasks/{made.id}")
     ada.after(Keys.ENTER)
     for key, words in (("?", "Keys"), ("g", "Be fair")):
         ada.keys(key)
@@ -257,7 +257,7 @@ def test_a_lost_connection_loses_nothing(ada: Person) -> None:
     finally:
         ada.driver.get("about:blank")
         offline(ada, False)
-    ada.go(f"/work/{made.id}")
+    ada.go(f"/tasks/{made.id}")
     ada.until(lambda: len(ada.said(made)) == 2)
     ada.sees("Nothing is left")
 
@@ -297,7 +297,7 @@ def test_nothing_is_out_of_reach_on_any_screen(ada: Person, width: int) -> None:
             assert submit["x"] + submit["width"] <= width
             seen = "return document.getElementById('submit').getBoundingClientRect().bottom"
             assert ada.driver.execute_script(seen) <= 844, kind
-        for path in ("/", f"/work/{made.id}/history"):
+        for path in ("/", f"/tasks/{made.id}/history"):
             ada.go(path)
             wide = ada.driver.execute_script("return document.documentElement.scrollWidth")
             assert wide <= width, path

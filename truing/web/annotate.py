@@ -134,7 +134,7 @@ def rest_page(request: Request, part: Part, reason: str) -> Response:
     )
 
 
-@router.post("/work/{campaign_id}/paper/{paper_id}")
+@router.post("/tasks/{campaign_id}/paper/{paper_id}")
 def answer_paper(
     request: Request, campaign_id: Number, paper_id: Number, me: Annotator = Me
 ) -> Response:
@@ -151,7 +151,7 @@ def answer_paper(
             if paper.id == paper_id:
                 return paper_page(request, part, paper)
     ledger.accept(me.id, paper_id, answer == "accept")
-    return RedirectResponse(f"/work/{campaign_id}", 303)
+    return RedirectResponse(f"/tasks/{campaign_id}", 303)
 
 
 # --- looking back ---------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def last(ledger: Ledger, campaign_id: int, me: Annotator) -> list[Judgement]:
     return [j for j in serving.mains(said) if j.purpose in ("work", "gold")][:LAST]
 
 
-@router.post("/work/{campaign_id}/undo")
+@router.post("/tasks/{campaign_id}/undo")
 def undo(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """Take back the last decision: the item is held again, the form as it was sent."""
     ledger = ledger_of(request)
@@ -184,7 +184,7 @@ def undo(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     return RedirectResponse(f"/judge/{lease.id}", 303)
 
 
-@router.get("/work/{campaign_id}/history")
+@router.get("/tasks/{campaign_id}/history")
 def history(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """The last decisions, and how the items went whose answer was known."""
     ledger = ledger_of(request)
