@@ -150,7 +150,7 @@ def _nudge(ledger: Ledger, part: Part, me: Annotator) -> str:
 def _questions(ledger: Ledger, part: Part, me: Annotator) -> list[dict[str, Any]]:
     """What this person asked, and what all may read: answers that were given."""
     return [
-        {"text": q.judgement.text or "", "answers": q.answers}
+        {"text": q.judgement.text or "", "answers": [a.text or "" for a in q.answers]}
         for q in ledger.questions(part.campaign.id)
         if q.answers or q.judgement.annotator_id == me.id
     ][-20:]
