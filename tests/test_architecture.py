@@ -25,6 +25,7 @@ FLOORS = {
     "settings_group": 1,
     "settings_collect": 1,
     "settings_conformance": 1,
+    "settings_web": 1,
     "settings_preference": 1,
     "settings_reward": 1,
     **dict.fromkeys(("data", "models"), 2),
@@ -32,7 +33,7 @@ FLOORS = {
     **dict.fromkeys(("evaluate", "feedback", "stages"), 4),
     **dict.fromkeys(("conformance", "doctor", "verify", "worlds"), 5),
     "quickstart": 6,
-    **dict.fromkeys(("__main__", "cli"), 7),
+    **dict.fromkeys(("__main__", "cli", "web"), 7),
 }
 STAIRS = {
     "settings": ("config", "retired", "settings_preference", "settings_reward"),
@@ -41,6 +42,7 @@ STAIRS = {
     "settings_collect": ("config", "settings"),
     "settings_conformance": ("settings",),
     "settings_judging": ("config", "settings", "settings_reward"),
+    "settings_web": ("config", "settings", "settings_collect", "settings_judging"),
     "settings_online": ("config", "retired", "settings", "settings_reward"),
     "settings_group": ("config", "retired", "settings_online"),
     "run": ("config", "console", "lineage", "writing"),

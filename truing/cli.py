@@ -21,6 +21,7 @@ from truing import (
     settings_group,
     settings_judging,
     settings_online,
+    settings_web,
 )
 from truing.config import ConfigError, Topic, nearest, parse
 
@@ -144,6 +145,21 @@ COMMANDS: dict[str, Command] = {
         settings_judging.SafetyConfig,
         "truing.evaluate.safety:run",
         "whether a model keeps a limit of cost on held-out prompts, with high confidence",
+    ),
+    "serve": Command(
+        settings_web.ServeConfig,
+        "truing.web.serve:run",
+        "pages on which people judge, blind, and others lead them",
+    ),
+    "worker": Command(
+        settings_web.WorkerConfig,
+        "truing.feedback.worker:run",
+        "models' answers into a campaign's queue, for people to judge",
+    ),
+    "demo-campaign": Command(
+        settings_web.DemoCampaignConfig,
+        "truing.quickstart.campaign:run",
+        "pairs of the quickstart's replies, to judge five yourself",
     ),
     "doctor": Command(
         settings.DoctorConfig,
