@@ -99,6 +99,7 @@ def made(ledger: Ledger, campaign_id: int, round: int | None = None) -> Numbers:
     rounds = [int(r) for r in np.unique(rows.round_N)]
     if round is not None:
         rows = rows.take(rows.round_N == round)
+    rows = rows.take(_last_words(rows))
     other = int((~rows.human_N).sum())
     rows = rows.take(rows.human_N)
     first = rows.take((rows.pass_N == 1) & rows.work_N)
@@ -117,6 +118,17 @@ def made(ledger: Ledger, campaign_id: int, round: int | None = None) -> Numbers:
         simulated=int(rows.simulated_N.sum()),
         at=ledger.now(),
     )
+
+
+def _last_words(rows: Columns) -> Any:
+    """Of what one person said of one item in one pass, the last: an import may hold several."""
+    n = len(rows.item_N)
+    people = int(rows.annotator_N.max(initial=0)) + 1
+    code_N = (rows.item_N * people + rows.annotator_N) * 2 + rows.pass_N - 1
+    _, last = np.unique(code_N[::-1], return_index=True)
+    kept = np.zeros(n, np.bool_)
+    kept[n - 1 - last] = True
+    return kept
 
 
 def _agreement(rows: Columns) -> tuple[Interval | None, Alpha | None, str, list[PairOfPeople]]:

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from truing.data.ledger import Annotator, Campaign, Ledger
 from truing.data.ledger.campaigns import STATES, day_of
-from truing.data.ledger.columns import keys, purposes
+from truing.data.ledger.columns import filled, keys, purposes
 from truing.feedback.rules import rules_of
 from truing.web.auth import require, text_field
 from truing.web.figures import DAYS, outlook, per_day
@@ -57,10 +57,15 @@ def lead_page(request: Request, template: str, campaign: Campaign, **context: An
 def campaigns(request: Request, me: Annotator = Reviewer) -> Response:
     """All campaigns, the newest first."""
     ledger = ledger_of(request)
-    rows = [
-        {"campaign": campaign, "all": ledger.progress(campaign.id)}
-        for campaign in reversed(ledger.campaigns())
-    ]
+    with ledger.reading() as c:
+        rows = [
+            {
+                "campaign": campaign,
+                "all": ledger.progress(campaign.id),
+                "filled": filled(c, campaign.id),
+            }
+            for campaign in reversed(ledger.campaigns())
+        ]
     return page(request, "lead/campaigns.html", rows=rows)
 
 
@@ -117,9 +122,12 @@ def _progress(ledger: Ledger, campaign: Campaign) -> dict[str, Any]:
             mine["done"] += row["done"]
             mine["today"] += row["done"] if row["day"] == today else 0
     days = [*per_day(tallies, today), sum(p["today"] for p in people.values())]
+    with ledger.reading() as c:
+        came = filled(c, campaign.id)
     end, most = datetime.date.fromisoformat(today), max(*days, 1)
     return {
         "all": ledger.progress(campaign.id),
+        "filled": came,
         "people": sorted(people.values(), key=lambda p: (-p["today"], -p["done"]))[:8],
         "waiting": sum(not q.answers for q in ledger.questions(campaign.id)),
         "clock": datetime.datetime.fromtimestamp(ledger.now() / 1000, datetime.UTC),

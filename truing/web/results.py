@@ -101,8 +101,9 @@ def _votes(ledger: Ledger, item: Item, lease: Lease) -> list[dict[str, str]]:
             "author": names[j.annotator_id],
             "why": why.get((j.annotator_id, j.assignment_id), ""),
         }
+        note = "decision" if j.purpose == "adjudication" else "asked again" if j.retest else ""
         values = vars(j) | {"shown": lease.shown}
-        return words | {"said": summary(Judgement(**values), item.kind), "purpose": j.purpose}
+        return words | {"said": summary(Judgement(**values), item.kind), "note": note}
 
     return [told(j) for j in said if j.kind == item.kind]
 

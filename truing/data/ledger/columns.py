@@ -153,6 +153,12 @@ def head(c: Connection, campaign_id: int) -> int:
     return c.scalar(select(streams.c.seq).where(streams.c.id == campaign_id)) or LEDGER
 
 
+def filled(c: Connection, campaign_id: int) -> int:
+    """Judgements that came of those wanted; it costs the same at any size."""
+    query = select(streams.c.filled, streams.c.slots).where(streams.c.id == campaign_id)
+    return min(map(int, c.execute(query).one()))
+
+
 def open_slots(c: Connection, campaign_id: int) -> int:
     """Judgements still wanted."""
     short = (items.c.campaign_id == campaign_id) & (items.c.purpose == "work")

@@ -34,3 +34,23 @@ for (const button of document.querySelectorAll("[data-copies]")) {
     }
   });
 }
+
+// An item to be decided on: raw texts, and the keys that are printed on its choices.
+for (const button of document.querySelectorAll("[data-raw]")) {
+  button.addEventListener("click", () => {
+    const raw = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", raw);
+    for (const part of button.closest(".pane").querySelectorAll(".drawn, .raw")) {
+      part.hidden = part.classList.contains("raw") !== raw;
+    }
+  });
+}
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("textarea, input:not([type=radio]), select")) return;
+  const choice = [...document.querySelectorAll("#decision [data-key]")].find((one) => one.dataset.key === event.key);
+  if (choice && choice.type === "radio") {
+    event.preventDefault();
+    choice.click();
+    choice.focus();
+  }
+});
