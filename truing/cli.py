@@ -151,6 +151,16 @@ COMMANDS: dict[str, Command] = {
         "truing.web.serve:run",
         "pages on which people judge, blind, and others lead them",
     ),
+    "worker": Command(
+        settings_web.WorkerConfig,
+        "truing.feedback.worker:run",
+        "models' answers into a campaign's queue, for people to judge",
+    ),
+    "demo-campaign": Command(
+        settings_web.DemoCampaignConfig,
+        "truing.quickstart.campaign:run",
+        "pairs of the quickstart's replies, to judge five yourself",
+    ),
     "doctor": Command(
         settings.DoctorConfig,
         "truing.doctor.run:run",

@@ -1,9 +1,12 @@
 """The settings of the labelling app."""
 
-from pydantic import Field
+from typing import Annotated
 
-from truing.settings import CommandTopic
-from truing.settings_collect import LedgerTopic
+from pydantic import BeforeValidator, Field
+
+from truing.settings import CommandTopic, LoadTopic, as_list
+from truing.settings_collect import CampaignTopic, LedgerTopic
+from truing.settings_judging import PromptsTopic, SamplingTopic
 
 
 class ServeConfig(LedgerTopic, CommandTopic):
@@ -29,3 +32,25 @@ class ServeConfig(LedgerTopic, CommandTopic):
         description="Whether a proxy in front of it speaks TLS with the browsers; cookies then "
         "need TLS, and the proxy's word about clients' addresses is taken.",
     )
+
+
+class WorkerConfig(CampaignTopic, PromptsTopic, SamplingTopic, LoadTopic, CommandTopic):
+    """Worker: answers of models to prompts, put into a campaign's queue ahead of the people"""
+
+    models: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        description="Who answers: run folders, Hugging Face folders or hub names. Each item holds "
+        "the answers of all of them."
+    )
+    dataset_train_split: str = Field(
+        "train", description="Split that the prompts come from, where a dataset has splits."
+    )
+    num_generations: int = Field(1, ge=1, description="Answers of each model to each prompt.")
+
+
+class DemoCampaignConfig(LedgerTopic, CommandTopic):
+    """Demo campaign: two of the quickstart's models, to be compared by you"""
+
+    run_dir: str = Field("runs/quickstart", description="Folder that truing quickstart wrote.")
+    first: str = Field("sft", description="One of its runs.")
+    second: str = Field("dpo", description="Another of its runs.")
+    num_items: int = Field(20, ge=1, description="Pairs of replies.")

@@ -48,7 +48,7 @@ def test_help_shows_every_group_and_every_setting(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit:
-        cli.main([name, "--help"])
+        cli.main([*name.split(), "--help"])
     assert exit.value.code == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 100

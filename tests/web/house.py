@@ -102,7 +102,7 @@ class Browser(TestClient):
 
     def work(self, campaign: Campaign) -> int:
         """Open a campaign's next item; its lease's number."""
-        self.visit(f"/work/{campaign.id}")
+        self.visit(f"/tasks/{campaign.id}")
         return self.lease
 
     def judge(self, **fields: Any) -> Any:

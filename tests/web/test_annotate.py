@@ -19,6 +19,13 @@ EXPECTED = {
 }
 
 
+# As `truing collect import` keeps it.
+IMPORTED = {
+    "kind": "pairwise",
+    "value": {"outcome": "both_bad", "preferred": None, "strength": None},
+}
+
+
 def test_papers_come_first_each_with_its_version(house: House) -> None:
     made = campaign(house.ledger)
     texts = {"guideline": "Be <b>fair</b>.", "consent": "May we?", "warning": "Rude words."}
@@ -26,22 +33,22 @@ def test_papers_come_first_each_with_its_version(house: House) -> None:
     me = person(house.ledger, "ada@example.org", made)
     browser = house.browser("ada@example.org")
     for kind in ("consent", "warning", "guideline"):
-        text = browser.visit(f"/work/{made.id}").text
+        text = browser.visit(f"/tasks/{made.id}").text
         assert f"/paper/{papers[kind].id}" in text
         assert "version 1" in text
         assert "<b>fair" not in text
-        browser.submit(f"/work/{made.id}/paper/{papers[kind].id}", answer="accept")
+        browser.submit(f"/tasks/{made.id}/paper/{papers[kind].id}", answer="accept")
     lease = browser.work(made)
     assert house.ledger.assignment(lease, me.id).guideline_id == papers["guideline"].id
     assert house.ledger.accepted(me.id, made.id) == {p.id: True for p in papers.values()}
     # The new one is shown before the next item, with what is new, and the item is judged by it.
     new = house.ledger.add_document(made.id, "guideline", "Be <b>fair</b>.\n\nAnd be kind.")
-    text = browser.visit(f"/work/{made.id}").text
+    text = browser.visit(f"/tasks/{made.id}").text
     assert "What is new" in text
     assert text.count("And be kind.") == 2
-    old = browser.submit(f"/work/{made.id}/paper/{papers['guideline'].id}", answer="accept")
+    old = browser.submit(f"/tasks/{made.id}/paper/{papers['guideline'].id}", answer="accept")
     assert old.status_code == 404
-    browser.submit(f"/work/{made.id}/paper/{new.id}", answer="accept")
+    browser.submit(f"/tasks/{made.id}/paper/{new.id}", answer="accept")
     assert house.ledger.assignment(browser.lease, me.id).guideline_id == new.id
 
 
@@ -50,9 +57,9 @@ def test_no_consent_no_items_until_one_thinks_otherwise(house: House) -> None:
     paper = house.ledger.add_document(made.id, "consent", "May we?")
     person(house.ledger, "ada@example.org", made)
     browser = house.browser("ada@example.org")
-    to = f"/work/{made.id}/paper/{paper.id}"
+    to = f"/tasks/{made.id}/paper/{paper.id}"
     assert "You chose not to take part" in browser.submit(to, answer="decline").text
-    assert "You chose not to take part" in browser.visit(f"/work/{made.id}").text
+    assert "You chose not to take part" in browser.visit(f"/tasks/{made.id}").text
     assert "May we?" in browser.submit(to, answer="again").text
     browser.submit(to, answer="accept")
     assert browser.lease
@@ -66,9 +73,9 @@ def test_a_warning_may_be_about_some_items_alone(house: House) -> None:
         email = f"{name}@example.org"
         person(house.ledger, email, made)
         browser = house.browser(email)
-        browser.submit(f"/work/{made.id}/paper/{paper.id}", answer=answer)
+        browser.submit(f"/tasks/{made.id}/paper/{paper.id}", answer=answer)
         done = 0
-        while "data-lease" in browser.visit(f"/work/{made.id}").text:
+        while "data-lease" in browser.visit(f"/tasks/{made.id}").text:
             browser.judge(choice="tie")
             done += 1
         # Bob gets the harsh one that Ada left out; of the mild one the single slot is taken.
@@ -106,14 +113,14 @@ def test_practice_is_explained(house: House, kind: str) -> None:
     # Then the work begins; what was explained is no decision that could be changed.
     browser.work(made)
     assert "Practice" not in browser.page.text
-    assert "None yet" in browser.visit(f"/work/{made.id}/history").text
-    assert browser.visit(f"/judge/{lease}").url.path == f"/work/{made.id}"
+    assert "None yet" in browser.visit(f"/tasks/{made.id}/history").text
+    assert browser.visit(f"/judge/{lease}").url.path == f"/tasks/{made.id}"
 
 
 def test_a_wrong_practice_answer_is_put_right(house: House) -> None:
     made = campaign(house.ledger, items=0)
     house.ledger.add_items(
-        made.id, [new_item("pairwise", purpose="practice", expected={"outcome": "both_bad"},
+        made.id, [new_item("pairwise", purpose="practice", expected=IMPORTED,
                            explanation="Neither.")]
     )  # fmt: skip
     person(house.ledger, "ada@example.org", made)
@@ -145,8 +152,8 @@ def test_the_screening_decides(house: House, passes: bool) -> None:
         assert browser.work(made)
         assert "Screening" not in browser.page.text
     else:
-        assert DONE["failed"] in browser.visit(f"/work/{made.id}").text
-        assert "1 of 2 were right" in browser.visit(f"/work/{made.id}/screening").text
+        assert DONE["failed"] in browser.visit(f"/tasks/{made.id}").text
+        assert "1 of 2 were right" in browser.visit(f"/tasks/{made.id}/screening").text
 
 
 def test_gold_looks_like_work_and_is_told_later(house: House) -> None:
@@ -160,10 +167,10 @@ def test_gold_looks_like_work_and_is_told_later(house: House) -> None:
     browser.work(made)
     assert "gold" not in browser.page.text.lower()
     browser.judge(choice="tie")
-    assert "Known for sure" not in browser.visit(f"/work/{made.id}/history").text
+    assert "Known for sure" not in browser.visit(f"/tasks/{made.id}/history").text
     browser.work(made)
     browser.judge(choice="tie")
-    text = browser.visit(f"/work/{made.id}/history").text
+    text = browser.visit(f"/tasks/{made.id}/history").text
     assert "Known for sure" in text
     assert "As known" in text
 
@@ -175,13 +182,13 @@ def test_caps_and_states_end_the_queue_in_words(house: House) -> None:
     browser.work(made)
     assert DONE["daily cap"] in browser.judge(choice="tie").text
     house.ledger.set_campaign(made.id, state="paused")
-    assert DONE["closed"] in browser.visit(f"/work/{made.id}").text
+    assert DONE["closed"] in browser.visit(f"/tasks/{made.id}").text
     house.ledger.set_member(made.id, me.id, state="suspended")
-    assert browser.visit(f"/work/{made.id}").status_code == 403
+    assert browser.visit(f"/tasks/{made.id}").status_code == 403
     spans = house.ledger.create_campaign("spans", "spans")
     house.ledger.join(spans.id, me.id)
     house.ledger.set_campaign(spans.id, state="open")
-    assert DONE["kind"] in browser.visit(f"/work/{spans.id}").text
+    assert DONE["kind"] in browser.visit(f"/tasks/{spans.id}").text
 
 
 def test_progress_and_a_break(house: House) -> None:

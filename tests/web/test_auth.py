@@ -182,11 +182,11 @@ def test_after_sign_in_one_is_where_one_wanted_to_go(house: House) -> None:
     made = campaign(house.ledger)
     person(house.ledger, "ada@example.org", made)
     browser = house.browser()
-    assert browser.visit(f"/work/{made.id}").url.path == "/sign-in"
+    assert browser.visit(f"/tasks/{made.id}").url.path == "/sign-in"
     to = re.search(r'name="next" value="([^"]+)"', browser.page.text)
     assert to
     came = browser.submit("/sign-in", email="ada@example.org", password=PASSWORD, next=to[1])
-    assert came.url.path == f"/work/{made.id}"
+    assert came.url.path == f"/tasks/{made.id}"
 
 
 # --- forms from elsewhere -------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_a_token_from_before_sign_in_is_void_after_it(house: House) -> None:
 def test_every_page_is_fenced_in(house: House) -> None:
     person(house.ledger, "ada@example.org", campaign(house.ledger))
     browser = house.browser("ada@example.org")
-    for path in ("/", "/work/1", "/nowhere", "/work/x", "/static/app.css"):
+    for path in ("/", "/tasks/1", "/nowhere", "/tasks/x", "/static/app.css"):
         headers = browser.visit(path).headers
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'")
@@ -315,14 +315,14 @@ def test_what_is_anothers_is_not_there(house: House) -> None:
     eve.work(mine)
     for path in (f"/judge/{lease}", f"/judge/{other}", f"/judge/{lease}/explained", "/judge/99"):
         assert eve.get(path).status_code == 404, path
-    for path in (f"/work/{theirs.id}", f"/work/{theirs.id}/history", "/work/99"):
+    for path in (f"/tasks/{theirs.id}", f"/tasks/{theirs.id}/history", "/tasks/99"):
         assert eve.get(path).status_code == 404, path
     for path in (f"/judge/{lease}", f"/judge/{lease}/draft", f"/judge/{lease}/release"):
         came = eve.submit(path, script=True, token="t", choice="b1", action="judge")
         assert came.status_code == 404, path
     came = eve.submit(f"/judge/{other}", script=True, token="t", choice="b1", reopened="1")
     assert came.status_code == 404
-    assert eve.submit(f"/work/{theirs.id}/undo", script=True).status_code == 404
+    assert eve.submit(f"/tasks/{theirs.id}/undo", script=True).status_code == 404
     assert house.ledger.progress(theirs.id).done == 0
     assert house.ledger.assignment(lease, 1).state == "leased"
 
@@ -332,7 +332,7 @@ def test_numbers_that_are_none(house: House) -> None:
     browser = house.browser("ada@example.org")
     for number in ("0", "-1", "x", "1'--", "99999999999999999999", "1.5", "%00", "٣"):
         assert browser.get(f"/judge/{number}").status_code == 404, number
-        assert browser.get(f"/work/{number}").status_code == 404, number
+        assert browser.get(f"/tasks/{number}").status_code == 404, number
 
 
 def test_sql_in_every_field_is_a_text(house: House) -> None:
@@ -342,16 +342,16 @@ def test_sql_in_every_field_is_a_text(house: House) -> None:
     browser = house.browser()
     assert browser.sign_in(email=SQL, password=SQL).status_code == 401
     browser.sign_in()
-    browser.visit(f"/work/{made.id}")
-    assert browser.submit(f"/work/{made.id}/paper/1", answer=SQL).status_code == 400
-    browser.submit(f"/work/{made.id}/paper/1", answer="accept")
+    browser.visit(f"/tasks/{made.id}")
+    assert browser.submit(f"/tasks/{made.id}/paper/1", answer=SQL).status_code == 400
+    browser.submit(f"/tasks/{made.id}/paper/1", answer="accept")
     lease = browser.work(made)
     names = ("token", "action", "choice", "critique", "edit-0", "reason", "text", "active_ms")
     good = {"token": "t", "action": "judge", "choice": "a1"}
     for name in (*names, "timing", "reopened"):
         came = browser.submit(f"/judge/{lease}", True, **{**good, "token": f"t-{name}", name: SQL})
         assert came.status_code in (200, 400, 409), name
-        browser.submit(f"/work/{made.id}/undo")
+        browser.submit(f"/tasks/{made.id}/undo")
     assert browser.submit(f"/judge/{lease}/draft", True, choice=SQL).status_code in (200, 409)
     assert browser.work(made)
     assert house.ledger.campaigns()

@@ -1,94 +1,20 @@
 """A real browser, and people who use nothing but keys."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser import WAIT, asked, browser, served
+from tests.browser import asked, browser, served
 from tests.web.house import PASSWORD, House, campaign, new_item, person
-from truing.data.ledger import Campaign, Judgement
+from tests.web.person import ADA, Person
+from truing.data.ledger import Campaign
 from truing.web.auth import invite
-
-ADA = "ada@example.org"
-
-
-class Person:
-    """Somebody before a browser, who has a keyboard."""
-
-    def __init__(self, house: House, driver: Any, url: str) -> None:
-        self.house, self.driver, self.url = house, driver, url
-
-    def go(self, path: str) -> None:
-        self.driver.get(self.url + path)
-
-    def keys(self, *keys: str) -> None:
-        """Press keys one after the other, wherever the focus is."""
-        for key in keys:
-            ActionChains(self.driver).send_keys(key).perform()
-
-    def chord(self, *keys: str) -> None:
-        """Keys that are held together."""
-        chain = ActionChains(self.driver)
-        for key in keys[:-1]:
-            chain.key_down(key)
-        chain.send_keys(keys[-1])
-        for key in keys[:-1]:
-            chain.key_up(key)
-        chain.perform()
-
-    def until(self, true: Callable[[], Any]) -> Any:
-        """Wait until something is so; what it was."""
-        end = time.monotonic() + WAIT
-        while True:
-            try:
-                if found := true():
-                    return found
-            except (StaleElementReferenceException, NoSuchElementException):
-                pass  # between two pages
-            assert time.monotonic() < end, self.text()
-            time.sleep(0.05)
-
-    def text(self) -> str:
-        return self.driver.find_element(By.TAG_NAME, "body").text
-
-    def sees(self, words: str) -> None:
-        self.until(lambda: words in self.text())
-
-    def tab_to(self, words: str) -> None:
-        """Go on by Tab until the focus is on something with these words."""
-        for _ in range(60):
-            here = self.driver.switch_to.active_element
-            if here.tag_name != "body" and words in here.text:
-                return
-            self.keys(Keys.TAB)
-        raise AssertionError(f"no Tab leads to {words!r}")
-
-    @property
-    def item(self) -> str:
-        """Which item is on the page: its lease's number, once the script is at work."""
-        found = self.driver.find_elements(By.CSS_SELECTOR, "#judgement[data-lease]")
-        ready = self.driver.execute_script("return document.readyState") == "complete"
-        return found[0].get_attribute("data-lease") if found and ready else ""
-
-    def after(self, *keys: str, chord: bool = False) -> None:
-        """Press keys that end an item, and wait for what comes."""
-        before = self.driver.find_element(By.TAG_NAME, "html").id
-        (self.chord if chord else self.keys)(*keys)
-        self.until(lambda: self.driver.find_element(By.TAG_NAME, "html").id != before)
-        done = "return document.readyState === 'complete'"
-        self.until(lambda: self.driver.execute_script(done))
-
-    def said(self, campaign: Campaign, email: str = ADA) -> list[Judgement]:
-        me = self.house.ledger.identity(email=email)
-        assert me is not None
-        return self.house.ledger.recent(campaign.id, me["annotator_id"], 100)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +35,7 @@ def ada(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
 def joined(ada: Person, kind: str, items: int = 2, name: str = "", **rules: Any) -> Campaign:
     made = campaign(ada.house.ledger, kind, items, name or f"{kind} {time.monotonic_ns()}", **rules)
     ada.house.ledger.join(made.id, 1)
-    ada.go(f"/work/{made.id}")
+    ada.go(f"/tasks/{made.id}")
     ada.until(lambda: ada.item)
     return made
 
@@ -152,24 +78,25 @@ def test_from_the_invitation_to_the_last_item_by_keys_alone(tmp_path: Path) -> N
             new.keys("4")
             new.after(Keys.ENTER)
         new.sees("Nothing is left")
-        # A changed guideline is read before the next item.
-        house.ledger.add_document(
-            made.id, "guideline", "The first guideline.\n\nAnd a second rule."
-        )
-        house.ledger.add_items(made.id, [new_item("pairwise", 7)])
-        new.go(f"/work/{made.id}")
-        new.sees("What is new")
-        new.after(Keys.ENTER)
-        new.keys("0")
-        new.after(Keys.ENTER)
-        said = new.said(made, "new@example.org")
-        work = [j for j in said if j.purpose == "work"]
-        assert [j.value["outcome"] for j in work] == ["tie", "better", "better"]
-        versions = {d.id: d.version for d in house.ledger.documents(made.id)}
-        assert [versions[j.guideline_id or 0] for j in work] == [2, 1, 1]
-        foreign = [a for a in asked(driver) if not a.startswith(url)]
-        assert foreign == []
+        changed_guideline(new, made)
+        assert [a for a in asked(driver) if not a.startswith(url)] == []
     house.ledger.close()
+
+
+def changed_guideline(new: Person, made: Campaign) -> None:
+    """It is read before the next item, and the judgement says by which version it was made."""
+    ledger = new.house.ledger
+    ledger.add_document(made.id, "guideline", "The first guideline.\n\nAnd a second rule.")
+    ledger.add_items(made.id, [new_item("pairwise", 7)])
+    new.go(f"/tasks/{made.id}")
+    new.sees("What is new")
+    new.after(Keys.ENTER)
+    new.keys("0")
+    new.after(Keys.ENTER)
+    work = [j for j in new.said(made, "new@example.org") if j.purpose == "work"]
+    assert [j.value["outcome"] for j in work] == ["tie", "better", "better"]
+    versions = {d.id: d.version for d in ledger.documents(made.id)}
+    assert [versions[j.guideline_id or 0] for j in work] == [2, 1, 1]
 
 
 SESSIONS: dict[str, tuple[tuple[str, ...], Any]] = {
@@ -252,7 +179,7 @@ def test_a_comparison_by_keys(ada: Person) -> None:
 def test_help_and_guideline_open_and_close(ada: Person) -> None:
     made = joined(ada, "pairwise", 1)
     ada.house.ledger.add_document(made.id, "guideline", "# Be fair\n\n- Example: **A**")
-    ada.go(f"/work/{made.id}")
+    ada.go(f"/tasks/{made.id}")
     ada.after(Keys.ENTER)
     for key, words in (("?", "Keys"), ("g", "Be fair")):
         ada.keys(key)
@@ -330,7 +257,7 @@ def test_a_lost_connection_loses_nothing(ada: Person) -> None:
     finally:
         ada.driver.get("about:blank")
         offline(ada, False)
-    ada.go(f"/work/{made.id}")
+    ada.go(f"/tasks/{made.id}")
     ada.until(lambda: len(ada.said(made)) == 2)
     ada.sees("Nothing is left")
 
@@ -370,7 +297,7 @@ def test_nothing_is_out_of_reach_on_any_screen(ada: Person, width: int) -> None:
             assert submit["x"] + submit["width"] <= width
             seen = "return document.getElementById('submit').getBoundingClientRect().bottom"
             assert ada.driver.execute_script(seen) <= 844, kind
-        for path in ("/", f"/work/{made.id}/history"):
+        for path in ("/", f"/tasks/{made.id}/history"):
             ada.go(path)
             wide = ada.driver.execute_script("return document.documentElement.scrollWidth")
             assert wide <= width, path

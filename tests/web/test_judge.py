@@ -101,7 +101,7 @@ def test_the_same_form_twice_counts_once(house: House) -> None:
     token = browser.hidden("token")
     for _ in range(3):
         came = browser.submit(f"/judge/{lease}", script=True, token=token, choice="b1")
-        assert came.json()["next"] == f"/work/{made.id}"
+        assert came.json()["next"] == f"/tasks/{made.id}"
     assert len(said(house, browser)) == 1
     assert house.ledger.progress(made.id).done == 1
     # Another form for the same item is no second vote.
@@ -129,7 +129,7 @@ def test_one_slot_two_clients_one_gets_it(house: House) -> None:
         person(house.ledger, email, made)
     browsers = [house.browser(email) for email in emails]
     with ThreadPoolExecutor(4) as pool:
-        pages = list(pool.map(lambda b: b.visit(f"/work/{made.id}").text, browsers))
+        pages = list(pool.map(lambda b: b.visit(f"/tasks/{made.id}").text, browsers))
     assert sum("data-lease" in text for text in pages) == 1
     assert sum("Nothing is left" in text for text in pages) == 3
 
@@ -141,7 +141,7 @@ def test_a_skip_goes_to_somebody_else_with_its_reason(house: House) -> None:
     browser = house.browser("ada@example.org")
     browser.work(made)
     assert browser.judge(action="skip").status_code == 400
-    browser.visit(f"/work/{made.id}")
+    browser.visit(f"/tasks/{made.id}")
     came = browser.judge(action="skip", reason="knowledge", text="physics")
     assert "Nothing is left" in came.text
     (skip,) = said(house, browser)
@@ -154,8 +154,8 @@ def test_a_flag_and_a_question_leave_the_item_open(house: House) -> None:
     house.ledger.add_document(made.id, "guideline", "Be *fair*.")
     person(house.ledger, "ada@example.org", made)
     browser = house.browser("ada@example.org")
-    browser.visit(f"/work/{made.id}")
-    browser.submit(f"/work/{made.id}/paper/1", answer="accept")
+    browser.visit(f"/tasks/{made.id}")
+    browser.submit(f"/tasks/{made.id}/paper/1", answer="accept")
     lease = browser.lease
     to = f"/judge/{lease}"
     came = browser.submit(to, script=True, action="flag", token="f", reason="harmful", text="see B")
@@ -165,7 +165,7 @@ def test_a_flag_and_a_question_leave_the_item_open(house: House) -> None:
     assert (
         browser.submit(to, script=True, action="question", token="q2", text=" ").status_code == 400
     )
-    house.ledger.answer(said(house, browser)[0].id, "Use them **freely**.", 1)
+    house.ledger.answer(said(house, browser)[0].id, "Use them **freely**.", 1, token="a")
     assert "Use them **freely**." in browser.visit(to).text
     assert browser.work(made) == lease
     browser.judge(choice="tie")
@@ -176,12 +176,12 @@ def test_undo_gives_the_item_back_as_it_was_filled_in(house: House) -> None:
     made = campaign(house.ledger)
     person(house.ledger, "ada@example.org", made)
     browser = house.browser("ada@example.org")
-    assert browser.submit(f"/work/{made.id}/undo").status_code == 400
+    assert browser.submit(f"/tasks/{made.id}/undo").status_code == 400
     first = browser.work(made)
     browser.judge(choice="b2", critique="Shorter")
     second = browser.lease
     assert second != first
-    browser.submit(f"/work/{made.id}/undo")
+    browser.submit(f"/tasks/{made.id}/undo")
     assert browser.lease == first
     assert browser.page is not None
     assert 'value="b2" checked' in browser.page.text
@@ -208,7 +208,7 @@ def test_a_decision_can_be_opened_again_and_changed(house: House, kind: str) -> 
     lease = browser.work(made)
     browser.judge(**FORMS[kind])
     before = said(house, browser)
-    assert f'href="/judge/{lease}"' in browser.visit(f"/work/{made.id}/history").text
+    assert f'href="/judge/{lease}"' in browser.visit(f"/tasks/{made.id}/history").text
     text = browser.visit(f"/judge/{lease}").text
     for name, value in FORMS[kind].items():
         shown_as = (f'value="{value}" checked', f"{value}</textarea>", 'value="2" checked')
@@ -276,7 +276,7 @@ def test_a_draft_comes_back_and_prolongs_the_lease(house: House) -> None:
     to = f"/judge/{lease}/draft"
     came = browser.submit(to, True, choice="a2", critique="So fa\u202er \0", active_ms="1234")
     assert came.json()["expires_at"] >= before
-    text = browser.visit(f"/work/{made.id}").text
+    text = browser.visit(f"/tasks/{made.id}").text
     assert browser.lease == lease
     assert 'value="a2" checked' in text
     assert browser.hidden("active_ms") == "1234"
@@ -291,7 +291,7 @@ def test_an_item_can_be_given_back(house: House) -> None:
     person(house.ledger, "bob@example.org", made)
     browser = house.browser("ada@example.org")
     lease = browser.work(made)
-    assert "Nothing is left" in house.browser("bob@example.org").visit(f"/work/{made.id}").text
+    assert "Nothing is left" in house.browser("bob@example.org").visit(f"/tasks/{made.id}").text
     browser.submit(f"/judge/{lease}/release")
     assert house.browser("bob@example.org").work(made)
 

@@ -162,6 +162,7 @@ class Report:
 
     Systems appear in the order given, the raw model first. ``labels`` gives readable words for the
     names of parts, facts, faults and kinds; ``setup`` lists facts about the run, shown as they are;
+    ``judge`` holds commands by which a reader can judge some replies without knowing whose they are.
     ``gold_marks`` names points of the gold scale ({"an average demonstration": 0.0}).
     """
 
@@ -184,6 +185,7 @@ class Report:
     setup: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     gold_marks: Mapping[str, float] = field(default_factory=dict)
+    judge: Sequence[str] = ()
     examples: int = 4
 
     def __post_init__(self) -> None:

@@ -62,8 +62,9 @@ def create(config: CollectCreateConfig) -> None:
                 "came: give another name"
             )
         told: dict[str, Any] = {"campaign": campaign.name, "kind": campaign.kind}
-        for kind in ("guideline", "consent", "warning"):
-            if (file := getattr(config, kind)) is not None:
+        texts = {"guideline": config.guideline, "consent": config.consent}
+        for kind, file in {**texts, "warning": config.warning}.items():
+            if file is not None:
                 text = ledger.add_document(campaign.id, kind, _text(file))
                 told[kind] = f"version {text.version}"
     console.table("Campaign", {**told, "ledger": config.ledger})

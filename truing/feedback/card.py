@@ -83,12 +83,13 @@ def card(campaign: Campaign, ledger: Ledger, export: Any) -> str:
     lines = [f"# {campaign.name}: judgements of kind {config.kind}", ""]
     if any("simulated" in who for who in tally.sources):
         lines += ["**Some of these judgements are simulated: made by no person.**", ""]
+    files = [(file.path.name, file.count, file.sha256) for file in export.files.values()]
     kinds = ", ".join(f"{n} by {who}" for who, n in sorted(tally.sources.items()))
     lines += [
         f"{sum(f.count for f in export.files.values())} rows from {tally.items} items: {kinds} "
         f"judgements. Made at `{head}` of the ledger, which `truing ledger verify` can check.",
         "",
-        *_table("File", "Rows", "SHA-256", ((f.path.name, f.count, f.sha256) for f in export.files.values())),
+        *_table("File", "Rows", "SHA-256", files),
         "",
         "## Who judged",
         "",

@@ -130,6 +130,10 @@ def describe(
             "labels": {"panel": "as the annotators gave them"}.get(config.labels, config.labels),
         },
         labels={"name": "names", "combination": "fact combinations", "phrasing": "paraphrases"},
+        judge=[
+            f"truing demo-campaign ledger.sqlite --run-dir {folder}",
+            "truing serve ledger.sqlite",
+        ],
         gold_marks={"an average demonstration": 0.0, "the best possible reply": 1.0},
     )
 

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from truing.data.ledger import Annotator, Campaign, Document, Judgement, Ledger, Member
+from truing.data.ledger import (
+    Annotator,
+    Campaign,
+    Document,
+    Item,
+    Judgement,
+    Ledger,
+    Member,
+)
 from truing.feedback import assign
 from truing.feedback.rules import Rules, rules_of
 from truing.web import kinds, safe, serving
@@ -126,7 +134,7 @@ def rest_page(request: Request, part: Part, reason: str) -> Response:
     )
 
 
-@router.post("/work/{campaign_id}/paper/{paper_id}")
+@router.post("/tasks/{campaign_id}/paper/{paper_id}")
 def answer_paper(
     request: Request, campaign_id: Number, paper_id: Number, me: Annotator = Me
 ) -> Response:
@@ -143,7 +151,7 @@ def answer_paper(
             if paper.id == paper_id:
                 return paper_page(request, part, paper)
     ledger.accept(me.id, paper_id, answer == "accept")
-    return RedirectResponse(f"/work/{campaign_id}", 303)
+    return RedirectResponse(f"/tasks/{campaign_id}", 303)
 
 
 # --- looking back ---------------------------------------------------------------------------------
@@ -156,7 +164,7 @@ def last(ledger: Ledger, campaign_id: int, me: Annotator) -> list[Judgement]:
     return [j for j in serving.mains(said) if j.purpose in ("work", "gold")][:LAST]
 
 
-@router.post("/work/{campaign_id}/undo")
+@router.post("/tasks/{campaign_id}/undo")
 def undo(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """Take back the last decision: the item is held again, the form as it was sent."""
     ledger = ledger_of(request)
@@ -176,7 +184,7 @@ def undo(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     return RedirectResponse(f"/judge/{lease.id}", 303)
 
 
-@router.get("/work/{campaign_id}/history")
+@router.get("/tasks/{campaign_id}/history")
 def history(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """The last decisions, and how the items went whose answer was known."""
     ledger = ledger_of(request)
@@ -221,10 +229,16 @@ def _checks(ledger: Ledger, part: Part, me: Annotator) -> list[dict[str, Any]]:
     ]
 
 
-def right(item: Any, judgement: Judgement) -> bool:
+def right(item: Item, judgement: Judgement) -> bool:
     """Whether a judgement says what the item's known answer says."""
     own: Sequence[int] = [response.id for response in item.responses]
-    return kinds.KINDS[item.kind].right(judgement.value, item.expected or {}, own)
+    return kinds.KINDS[item.kind].right(judgement.value, expected_of(item), own)
+
+
+def expected_of(item: Item) -> dict[str, Any]:
+    """The known answer of an item (see `truing.web.kinds`); an import wraps it with its kind."""
+    expected = dict(item.expected or {})
+    return dict(expected["value"]) if "value" in expected else expected
 
 
 def excerpt(prompt: Any, size: int = 160) -> str:

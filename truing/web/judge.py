@@ -14,6 +14,7 @@ from truing.web import kinds, safe, serving
 from truing.web.annotate import (
     Part,
     excerpt,
+    expected_of,
     gate,
     last,
     paper_page,
@@ -31,7 +32,7 @@ DAY = 86_400_000  # milliseconds: more cannot have been spent on one item
 DRAFT = 200_000  # characters
 
 
-@router.get("/work/{campaign_id}")
+@router.get("/tasks/{campaign_id}")
 def work(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """What is next for this person: a paper to read, an item, or nothing."""
     ledger = ledger_of(request)
@@ -65,7 +66,7 @@ def again(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
         return item_page(request, part, lease)
     if lease.state == "leased" and gate(part) is None:
         return item_page(request, part, lease)
-    return RedirectResponse(f"/work/{lease.campaign_id}", 303)
+    return RedirectResponse(f"/tasks/{lease.campaign_id}", 303)
 
 
 def _decided(ledger: Ledger, lease: Lease, me: Annotator) -> bool:
@@ -193,7 +194,7 @@ def judge(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     ledger, form = ledger_of(request), _fields(request)
     lease = ledger.assignment(lease_id, me.id)
     part, item = part_of(ledger, lease.campaign_id, me), ledger.item(lease.item_id)
-    action, to = form.get("action", "judge"), f"/work/{lease.campaign_id}"
+    action, to = form.get("action", "judge"), f"/tasks/{lease.campaign_id}"
     token = text_field(request, "token", 60)
     active, timing = _timing(form)
     if not token:
@@ -214,7 +215,7 @@ def judge(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
         raise ValueError(f"action is {action[:40]!r}; needed: judge, skip, flag or question")
     if form.get("reopened"):
         _correct(ledger, lease, me, said, token, active)
-        return _went(request, f"/work/{lease.campaign_id}/history")
+        return _went(request, f"/tasks/{lease.campaign_id}/history")
     recorded = ledger.submit(lease.id, me.id, said, token=token, active_ms=active, timing=timing)
     if item.purpose == "practice" and action == "judge":
         return _went(request, f"/judge/{lease.id}/explained")
@@ -274,7 +275,7 @@ def _quizzed(ledger: Ledger, part: Part, me: Annotator, item: Item, passed: bool
     results.setdefault(str(item.id), passed)
     ledger.set_member(part.campaign.id, me.id, progress={**known, "quiz": results})
     ended = len(results) >= part.rules.quiz_size
-    return f"/work/{part.campaign.id}/screening" if ended else ""
+    return f"/tasks/{part.campaign.id}/screening" if ended else ""
 
 
 @router.get("/judge/{lease_id}/explained")
@@ -285,7 +286,7 @@ def explained(request: Request, lease_id: Number, me: Annotator = Me) -> Respons
     part, item = part_of(ledger, lease.campaign_id, me), ledger.item(lease.item_id)
     said = [j for j in _said(ledger, lease) if j.kind == item.kind]
     if item.purpose != "practice" or not said:
-        return RedirectResponse(f"/work/{lease.campaign_id}", 303)
+        return RedirectResponse(f"/tasks/{lease.campaign_id}", 303)
     return page(
         request,
         "explained.html",
@@ -302,7 +303,7 @@ def explained(request: Request, lease_id: Number, me: Annotator = Me) -> Respons
 
 def _known(item: Item, lease: Lease) -> str:
     """The right answer in the words of `summary`, by the letters that this person saw."""
-    expected = dict(item.expected or {})
+    expected = expected_of(item)
     own = [r.id for r in item.responses]
     if item.kind == "pairwise":
         if expected.get("outcome", "better") != "better":
@@ -327,7 +328,7 @@ def _known(item: Item, lease: Lease) -> str:
     return ", ".join(names[label] for label in expected["labels"])
 
 
-@router.get("/work/{campaign_id}/screening")
+@router.get("/tasks/{campaign_id}/screening")
 def screening(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """How the screening went, told at its end, with reasons."""
     ledger = ledger_of(request)
@@ -335,7 +336,7 @@ def screening(request: Request, campaign_id: Number, me: Annotator = Me) -> Resp
     policy, results = part.rules.policy(), dict(part.member.progress.get("quiz", {}))
     answered, rights = serving.quiz(part.member, policy)
     if policy.quiz_size == 0 or answered < policy.quiz_size:
-        return RedirectResponse(f"/work/{campaign_id}", 303)
+        return RedirectResponse(f"/tasks/{campaign_id}", 303)
     rows = [
         {
             "prompt": excerpt(item.prompt),

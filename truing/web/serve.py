@@ -64,7 +64,10 @@ def greet(ledger: Ledger, address: str) -> None:
     console.say(f"Truing is at [cyan]{console.plain(address)}[/cyan]   (Ctrl-C ends it)")
     admins = [a for a in ledger.annotators() if a.role == "admin" and a.state == "active"]
     if not any(ledger.identity(annotator_id=a.id) for a in admins):
-        link = address + invite(ledger, role="admin", days=1)
+        # Where there is one campaign to judge in, the first to come judges in it.
+        ready = [campaign.id for campaign in ledger.campaigns() if campaign.state == "open"]
+        joined = ready[0] if len(ready) == 1 else None
+        link = address + invite(ledger, role="admin", campaign_id=joined, days=1)
         console.say(f"Nobody leads here yet. Open this once to begin: {console.plain(link)}")
 
 

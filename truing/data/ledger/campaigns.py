@@ -163,20 +163,7 @@ class Campaigns(People):
         lock(c, campaign.id)  # so that the numbers of a batch are a range of its own
         by_chance = random.Random(f"{campaign.seed} {had} {before}")
         asked = _prompts(c, group, now)
-        rows = [
-            {
-                "prompt_id": asked[digest_of(item.prompt)],
-                "digest": digest_of(response.content),
-                "content": response.content,
-                "model": plain("model", response.model, 300),
-                "run": plain("run", response.run, 500),
-                "origin": dict(response.origin),
-                "created_at": now,
-            }
-            for item in group
-            for response in item.responses
-        ]
-        answers = iter(_inserted(c, responses, rows))
+        answers = iter(_inserted(c, responses, _responses(group, asked, now)))
         made = [
             {
                 "campaign_id": campaign.id,
@@ -316,6 +303,24 @@ def _prompts(c: Connection, group: Sequence[NewItem], now: int) -> dict[bytes, i
     new = [{"digest": digest, **row} for digest, row in rows.items()]
     c.execute(upsert(c, prompts).on_conflict_do_nothing(index_elements=["digest"]), new)
     return {bytes(digest): number for digest, number in c.execute(query)}
+
+
+def _responses(
+    group: Sequence[NewItem], asked: Mapping[bytes, int], now: int
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt_id": asked[digest_of(item.prompt)],
+            "digest": digest_of(response.content),
+            "content": response.content,
+            "model": plain("model", response.model, 300),
+            "run": plain("run", response.run, 500),
+            "origin": dict(response.origin),
+            "created_at": now,
+        }
+        for item in group
+        for response in item.responses
+    ]
 
 
 def _inserted(c: Connection, table: Any, rows: list[dict[str, Any]]) -> list[int]:

@@ -88,12 +88,15 @@ class NewResponse:
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add. ``prompt``: a text or messages. ``wanted``: how many judgements (slots).
-    ``control``: whether it is of the control arm, which stands in line least held first, then by
-    ``key`` (None: by chance, from the campaign's seed); the others stand in line by ``score``, the
-    highest first.
-    ``expected`` and ``explanation``: of gold, practice and screening items; ``kind``: the
-    campaign's if empty. ``order`` of ``responses`` is not the order shown."""
+    """An item to add.
+
+    ``prompt``: a text or messages. ``wanted``: how many judgements (slots). ``control``: whether it
+    is of the control arm, which stands in line least held first, then by ``key`` (None: by chance,
+    from the campaign's seed); the others stand in line by ``score``, the highest first. ``kind``:
+    the campaign's if empty. ``expected`` and ``explanation`` are of gold, practice and screening
+    items: ``{"kind": ..., "value": ...}`` as an `Answer`'s, naming responses by their place in
+    ``responses``, from 0. The order of ``responses`` is not the order shown.
+    """
 
     prompt: Any
     responses: tuple[NewResponse, ...]

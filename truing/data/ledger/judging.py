@@ -8,10 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from truing.data.ledger.campaigns import batches, day_of
+from truing.data.ledger.campaigns import day_of
 from truing.data.ledger.chain import Head, Link, judged_digest, linked, lock, move, sealed
 from truing.data.ledger.entries import Answer, Judgement, Late, Question, Told
-from truing.data.ledger.line import answers as answers_of
 from truing.data.ledger.people import _one, upsert
 from truing.data.ledger.queue import Queue, an_item, free, own, settle, take
 from truing.data.ledger.store import plain
@@ -40,7 +39,7 @@ _END = (
     .where(assignments.c.id == bindparam("lease"), assignments.c.state == bindparam("before"))
     .values(state=bindparam("after"), draft=None)
 )
-_WHO = (
+WHO = (
     select(annotators.c.source, annotators.c.simulated, campaigns.c.round)
     .join(campaigns, campaigns.c.id == bindparam("campaign"))
     .where(annotators.c.id == bindparam("annotator"))
@@ -103,7 +102,7 @@ class Judging(Queue):
         item = an_item(c, lease.item_id)
         for answer in answers:
             check(answer, lease.shown)
-        ends = _ending(item["kind"], answers)
+        ends = ending(item["kind"], answers)
         if ends:
             while lease.state in ("leased", "expired", "released"):
                 how = {"lease": lease_id, "before": lease.state, "after": ends}
@@ -131,71 +130,34 @@ class Judging(Queue):
             active_ms,
             timing,
         )
-        rows = _rows(c, told, item, lease_id, late, self.now())
+        who = who_of(c, annotator_id, item["campaign_id"])
+        rows = rows_of(told, item, who, at=self.now(), lease_id=lease_id, late=late)
         counts = _counts(item["kind"], [told], lease.slot)
-        self._tally(c, rows, ends)
-        return _chained(c, item["campaign_id"], rows, counts)
+        self._note(rows, ends)
+        self._tally(c, rows)
+        return chained(c, item["campaign_id"], rows, counts)
 
-    def _tally(self, c: Connection, rows: Sequence[dict[str, Any]], ends: str, by: int = 1) -> None:
-        """Add a submission to (or take it from) what its author did that day."""
-        first = rows[0]
-        new = {k: first[k] for k in ("campaign_id", "annotator_id")} | {"day": day_of(first["at"])}
-        more = {"done": by * (ends == "done"), "skipped": by * (ends == "skipped")}
-        more |= {"active_ms": first["active_ms"] if by > 0 else 0}  # time spent stays spent
-        c.execute(_count(c.dialect.name == "sqlite"), new | more)
+    def _note(self, rows: Sequence[dict[str, Any]], ends: str, by: int = 1) -> None:
+        """Put beside a submission's first row what it adds to (or takes from) its author's day."""
+        rows[0]["_done"], rows[0]["_skipped"] = by * (ends == "done"), by * (ends == "skipped")
 
-    # --- what was made elsewhere -----------------------------------------------------------------
-
-    def record(
-        self,
-        campaign_id: int,
-        told: Iterable[Told],
-        *,
-        purpose: str = "",
-        batch: int = 2000,
-    ) -> int:
-        """Record judgements made elsewhere, without assignments: an import's, a judge's, those of a
-        simulation; with ``purpose`` adjudication, a lead's decisions, which fill no slots. Returns
-        how many answers; those whose token was recorded before are not recorded again. Each batch
-        is a transaction."""
-        count = 0
-        for group in batches(told, batch):
-            count += self.write(lambda c, group=group: self._record(c, campaign_id, group, purpose))
-        return count
-
-    def _record(self, c: Connection, campaign_id: int, group: Sequence[Told], purpose: str) -> int:
-        numbers = sorted({each.item_id for each in group})
-        known = {
-            row["id"]: row
-            for row in c.execute(select(items).where(items.c.id.in_(numbers))).mappings()
-            if row["campaign_id"] == campaign_id
-        }
-        if lost := [n for n in numbers if n not in known]:
-            raise LookupError(f"campaign {campaign_id} has no item {lost[0]}")
-        answers, rows = answers_of(c, numbers), list[dict[str, Any]]()
-        tokens = judgements.c.token.in_([each.token for each in group])
-        had = set(c.execute(select(judgements.c.annotator_id, judgements.c.token).where(tokens)))
-        had = {tuple(pair) for pair in had}
-        new = [each for each in group if (each.annotator_id, each.token) not in had]
-        filled = 0
-        for each in new:
-            item, shown = known[each.item_id], each.shown or answers.get(each.item_id, ())
-            plain("token", each.token, 64)
-            for answer in each.answers:
-                check(answer, shown)
-            made = _rows(c, each, item, None, False, each.at or self.now())
-            if purpose:
-                made = [{**row, "purpose": purpose} for row in made]
-            ends = _ending(item["kind"], each.answers)
-            slot = made[0]["purpose"] == "work" and each.retest == 0 and ends == "done"
-            if slot:
-                take(c, item, beyond=True, done=1)
-                filled += 1
-            self._tally(c, made, ends)
-            rows += made
-        if rows:
-            _chained(c, campaign_id, rows, {"filled": filled})
-        return len(rows)
+    def _tally(self, c: Connection, rows: Sequence[dict[str, Any]], spent: bool = True) -> None:
+        """Add what was noted to the tallies, in the order of their keys, so that two who add at
+        once do not wait for each other. Time that was ``spent`` stays so when work is undone."""
+        days = dict[tuple[int, int, str], list[int]]()
+        for row in rows:
+            more = (row.pop("_done", 0), row.pop("_skipped", 0), row["active_ms"] * spent)
+            day = days.setdefault(
+                (row["campaign_id"], row["annotator_id"], day_of(row["at"])), [0] * 3
+            )
+            for i, count in enumerate(more):
+                day[i] += count
+        query = _count(c.dialect.name == "sqlite")
+        for (campaign, annotator, day), (done, skipped, active) in sorted(days.items()):
+            counts = {"done": done, "skipped": skipped, "active_ms": active}
+            c.execute(
+                query, {"campaign_id": campaign, "annotator_id": annotator, "day": day, **counts}
+            )
 
     # --- looking back ----------------------------------------------------------------------------
 
@@ -243,8 +205,8 @@ class Judging(Queue):
                 raise ValueError(f"judgement {judgement_id} is a {asked['kind']}, no question")
             check(told.answers[0], [])
             item = _one(c, items, asked["item_id"], "item")
-            rows = _rows(c, told, item, None, False, self.now())
-            return _chained(c, asked["campaign_id"], rows, {})[0]
+            rows = rows_of(told, item, who_of(c, actor, item["campaign_id"]), at=self.now())
+            return chained(c, asked["campaign_id"], rows, {})[0]
 
         plain("token", token, 64)
         return self.write(work)
@@ -273,7 +235,7 @@ def _count(sqlite: bool):
     return new.on_conflict_do_update(index_elements=keys, set_=more)
 
 
-def _ending(kind: str, answers: Iterable[Answer]) -> str:
+def ending(kind: str, answers: Iterable[Answer]) -> str:
     """What a submission makes of its assignment: done, skipped, or nothing."""
     said = {answer.kind for answer in answers}
     if {kind, "skip"} <= said:
@@ -282,7 +244,7 @@ def _ending(kind: str, answers: Iterable[Answer]) -> str:
 
 
 def _counts(kind: str, told: Sequence[Told], slot: bool) -> dict[str, int]:
-    return {"filled": sum(slot and _ending(kind, each.answers) == "done" for each in told)}
+    return {"filled": sum(slot and ending(kind, each.answers) == "done" for each in told)}
 
 
 def _said(
@@ -296,16 +258,26 @@ def _said(
     return said or None
 
 
-def _rows(
-    c: Connection, told: Told, item: Mapping[Any, Any], lease_id: int | None, late: bool, now: int
+def who_of(c: Connection, annotator_id: int, campaign_id: int) -> Sequence[Any]:
+    """A judge's source and whether they are simulated, and the campaign's round."""
+    return c.execute(WHO, {"annotator": annotator_id, "campaign": campaign_id}).one()
+
+
+def rows_of(
+    told: Told,
+    item: Mapping[Any, Any],
+    who: Sequence[Any],
+    *,
+    at: int,
+    lease_id: int | None = None,
+    late: bool = False,
 ) -> list[dict[str, Any]]:
     """The rows of a submission, their places in the chain aside."""
     if not told.answers:
         raise ValueError("a submission came without an answer; needed: at least one")
     if told.active_ms < 0:
         raise ValueError(f"active_ms is {told.active_ms}; needed: milliseconds, 0 or more")
-    who = {"annotator": told.annotator_id, "campaign": item["campaign_id"]}
-    source, simulated, round_ = c.execute(_WHO, who).one()
+    source, simulated, round_ = who
     common = {
         "campaign_id": item["campaign_id"],
         "item_id": item["id"],
@@ -324,7 +296,7 @@ def _rows(
         "late": late,
         "supersedes": None,
         "item_digest": bytes(item["digest"]),
-        "at": now,
+        "at": at,
         "status": "current",
     }
     return [
@@ -340,17 +312,23 @@ def _rows(
     ]
 
 
-def _chained(
-    c: Connection, campaign_id: int, rows: Sequence[dict[str, Any]], counts: dict[str, int]
+def chained(
+    c: Connection,
+    campaign_id: int,
+    rows: Sequence[dict[str, Any]],
+    counts: dict[str, int],
+    how: Any = _JUDGED,
 ) -> list[Judgement]:
-    """Insert judgements, each with its event. The head is locked last, for the shortest time."""
+    """Insert judgements, each with its event. The head is locked last, for the shortest time.
+    ``how``: an INSERT that returns them, or one that returns nothing, for many."""
     head, links = lock(c, campaign_id), list[dict[str, Any]]()
     for row in rows:
         row["seq"] = head.seq + 1
         link = Link("judged", row["annotator_id"], None, row["at"])
         links.append(linked(campaign_id, head, link, judged_digest(row)))
         head = Head(links[-1]["seq"], links[-1]["hash"])
-    made = [Judgement(**row) for row in c.execute(_JUDGED, list(rows)).mappings()]
+    done = c.execute(how, list(rows))
+    made = [Judgement(**row) for row in done.mappings()] if done.returns_rows else []
     c.execute(_EVENTS, links)
     move(c, campaign_id, head, **counts)
     return made

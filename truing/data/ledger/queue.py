@@ -262,13 +262,20 @@ _SETTLE = (
 )
 
 
-def take(c: Connection, item: Mapping[Any, Any], *, beyond: bool = False, done: int = 0) -> bool:
-    """Hold one slot more, and that many judgements; False if none is free, unless ``beyond`` what
-    is wanted is allowed."""
-    how = {"item": item["id"], "by": 1, "more_done": done, "freed": item["freed_at"]}
+def take(
+    c: Connection,
+    item: Mapping[Any, Any],
+    *,
+    beyond: bool = False,
+    slots: int = 1,
+    done: int = 0,
+) -> bool:
+    """Hold one slot more (or several), and count judgements; False if none is free, unless
+    ``beyond`` what is wanted is allowed."""
+    how = {"item": item["id"], "by": slots, "more_done": done, "freed": item["freed_at"]}
     if not c.execute(_MOVE if beyond else _MOVE_IF_FREE, how).rowcount:
         return False
-    _move_domain(c, item, 1)
+    _move_domain(c, item, slots)
     return True
 
 

@@ -9,16 +9,17 @@ from sqlalchemy import Connection, and_, select, update
 from truing.data.ledger.campaigns import batches
 from truing.data.ledger.chain import Link, append
 from truing.data.ledger.entries import Answer, Judgement, Late, Lease, Told
-from truing.data.ledger.judging import Judging, _chained, _ending, _rows, _said
+from truing.data.ledger.judging import _said, chained, ending, rows_of, who_of
 from truing.data.ledger.line import answers
 from truing.data.ledger.people import _one
 from truing.data.ledger.queue import free, own, settle, take
+from truing.data.ledger.recording import Recording
 from truing.data.ledger.store import plain
 from truing.data.ledger.tables import assignments, items, judgements
 from truing.data.ledger.values import check
 
 
-class Revising(Judging):
+class Revising(Recording):
     """Judgements that no longer count, or count again."""
 
     def correct(
@@ -53,11 +54,13 @@ class Revising(Judging):
                 old["guideline_id"],
                 active_ms,
             )
-            rows = _rows(c, told, item, old["assignment_id"], old["late"], self.now())
+            who = who_of(c, annotator_id, item["campaign_id"])
+            lease, late = old["assignment_id"], old["late"]
+            rows = rows_of(told, item, who, at=self.now(), lease_id=lease, late=late)
             rows[0]["supersedes"], rows[0]["purpose"] = judgement_id, old["purpose"]
-            self._tally(c, rows, "")
+            self._tally(c, rows)
             _mark(c, [judgement_id], "current", "superseded")
-            return _chained(c, item["campaign_id"], rows, {})[0]
+            return chained(c, item["campaign_id"], rows, {})[0]
 
         plain("token", token, 64)
         return self.write(work)
@@ -75,7 +78,7 @@ class Revising(Judging):
             query = select(judgements).where(which, judgements.c.status == "current")
             rows = [dict(row) for row in c.execute(query.order_by(judgements.c.id)).mappings()]
             item = _one(c, items, old["item_id"], "item")
-            ends = _ending(item["kind"], [Answer(row["kind"]) for row in rows])
+            ends = ending(item["kind"], [Answer(row["kind"]) for row in rows])
             now, slot, lease = self.now(), old["purpose"] == "work" and old["retest"] == 0, None
             if assigned is not None:
                 again = {"state": "leased", "leased_at": now}
@@ -87,7 +90,8 @@ class Revising(Judging):
                 settle(c, item, -1) if lease is not None else free(c, item, now, done=1)
             elif slot and ends == "skipped" and lease is not None and not take(c, item):
                 raise Late(f"all slots of item {item['id']} are taken by now")
-            self._tally(c, rows, ends, by=-1)
+            self._note(rows, ends, by=-1)
+            self._tally(c, rows, spent=False)
             numbers = [row["id"] for row in rows]
             _mark(c, numbers, "current", "undone")
             link = Link("undone", annotator_id, judgement_id, now, {"judgements": numbers})

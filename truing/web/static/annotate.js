@@ -280,10 +280,21 @@
     const place = $(`[data-diff="${text.id}"]`);
     const parts = diff(text.dataset.edit, text.value).filter(([, words]) => words);
     if (parts.every(([tag]) => !tag)) { place.textContent = "Nothing changed yet."; return; }
+    // Words that change together stand together: a space between two changes belongs to both.
     const joined = [];
-    for (const [tag, words] of parts) {
-      if (joined.length && joined.at(-1)[0] === tag) joined.at(-1)[1] += words;
-      else joined.push([tag, words]);
+    for (let i = 0; i < parts.length; ) {
+      if (!parts[i][0]) { joined.push(parts[i++]); continue; }
+      const gone = [];
+      const come = [];
+      for (; i < parts.length; i++) {
+        const [tag, words] = parts[i];
+        const between = !tag && !words.trim() && parts[i + 1]?.[0];
+        if (!tag && !between) break;
+        if (tag !== "ins") gone.push(words);
+        if (tag !== "del") come.push(words);
+      }
+      if (gone.join("").trim() || !come.length) joined.push(["del", gone.join("")]);
+      if (come.join("").trim() || !gone.length) joined.push(["ins", come.join("")]);
     }
     place.replaceChildren(...joined.map(([tag, words]) => {
       if (!tag) return document.createTextNode(words);

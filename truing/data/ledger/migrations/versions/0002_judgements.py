@@ -27,6 +27,8 @@ DIGEST = LargeBinary(32)
 
 def upgrade() -> None:
     _items()
+    _lines()
+    _links()
     _work()
     _judgements()
     _exports()
@@ -67,6 +69,9 @@ def _items() -> None:
         _to("items", "prompt_id", "prompts"),
         PrimaryKeyConstraint("id", name="pk_items"),
     )
+
+
+def _lines() -> None:
     _index(
         "items",
         "campaign_id",
@@ -103,6 +108,9 @@ def _items() -> None:
         name="ix_items_line",
     )
     _index("items", "prompt_id")
+
+
+def _links() -> None:
     op.create_table(
         "item_responses",
         Column("item_id", ID, autoincrement=False, **NO),
