@@ -277,8 +277,8 @@ class Items:
             if self.config.purpose != "work":
                 assert record is not None
                 answer = said_of(record, self.campaign.kind, range(len(item.responses)))
-                # Responses are named by their places: they have no numbers yet.
-                more = {"expected": answer.value, "purpose": self.config.purpose}
+                more = {"expected": {"kind": answer.kind, "value": answer.value}}
+                more["purpose"] = self.config.purpose
                 if isinstance(why := record.provenance.extra.get("explanation"), str):
                     more["explanation"] = why
             new[digest] = replace(item, key=found.key if found.control else None, **more)

@@ -137,7 +137,9 @@ def _rehearse(request: Request, name: str, kind: str, config: dict[str, Any]) ->
     """Take the files into a ledger that is thrown away: what cannot be read leaves no trace."""
     with tempfile.TemporaryDirectory() as folder, Ledger.open(Path(folder) / "try") as trial:
         campaign = trial.create_campaign(name, kind, config=config)
-        import_files(request, trial, campaign, "work", False)
+        told = import_files(request, trial, campaign, "work", False)
+        if not trial.item_numbers(campaign.id):
+            raise ValueError("no item can be made of the files. " + "; ".join(told))
     for field in ("file", "second"):
         if upload := _upload(request, field):
             upload.file.seek(0)
@@ -225,9 +227,11 @@ def _typed(request: Request, campaign: Campaign, purpose: str) -> NewItem:
     if not (prompt and first and other) or first == other:
         raise ValueError("needed: a prompt and two different responses")
     right = text_field(request, "right", 20)
-    known = {"first": {"preferred": 0}, "tie": {"outcome": "tie"}, "both_bad": {}}
+    known = {"first": ("better", 0), "tie": ("tie", None), "both_bad": ("both_bad", None)}
     if right not in known:
         raise ValueError(f"the right answer is {right!r}; needed: one of {', '.join(known)}")
-    expected = known[right] or {"outcome": "both_bad"}
+    outcome, place = known[right]
+    value = {"outcome": outcome, "preferred": place, "strength": None}
+    expected = {"kind": "pairwise", "value": value}
     both = NewResponse(first), NewResponse(other)
     return NewItem(prompt, both, purpose=purpose, expected=expected, explanation=why or None)

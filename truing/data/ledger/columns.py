@@ -142,6 +142,7 @@ def _items(c: Connection, campaign_id: int) -> dict[int, _Item]:
 def _gold(expected: Any) -> float:
     if not isinstance(expected, dict):
         return np.nan
+    expected = expected.get("value", expected)
     if "labels" in expected:
         return -1.0 if expected["labels"][0] is True else 1.0
     place = expected.get("preferred")
