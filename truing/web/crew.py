@@ -134,6 +134,7 @@ def act(
             actor=me.id,
             lift=action == "reinstate",
         )
+        request.app.state.kept.forget(campaign_id)
         said = f"{n} set aside; their items go to others." if action == "quarantine" else ""
         said = said or f"{n} count again."
         return _one_page(request, campaign_id, annotator_id, me, said=said)

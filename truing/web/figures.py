@@ -29,7 +29,7 @@ from truing.web.pages import ledger_of
 DAYS = 14  # of which the pace is the mean
 PANEL = 12  # people of whom each two are compared; more make no readable table
 # What took a second is not made anew within twenty, whatever was judged meanwhile.
-REST, LONGEST = 20.0, 600.0
+SLOW, REST, LONGEST = 1.0, 20.0, 600.0
 
 
 class Wins(NamedTuple):
@@ -73,7 +73,8 @@ class Kept:
         with lock:
             if key in self._kept:
                 known, at, cost, value = self._kept[key]
-                if known == state or self.clock() - at < min(REST * cost, LONGEST):
+                rest = min(REST * cost, LONGEST) if cost >= SLOW else 0.0
+                if known == state or self.clock() - at < rest:
                     return value
             start = self.clock()
             value = make()
@@ -81,6 +82,12 @@ class Kept:
             self._kept[key] = state, end, end - start, value
             self.made += 1
             return value
+
+    def forget(self, campaign_id: int) -> None:
+        """Make a campaign's figures anew when they are next asked for: a lead changed them."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == campaign_id]:
+                self._kept.pop(key, None)
 
 
 def numbers_of(request: Request, campaign_id: int, round: int | None = None) -> Numbers:

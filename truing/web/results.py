@@ -147,6 +147,7 @@ def decide(
     token = text_field(request, "token", 64) or secrets.token_hex(16)
     told = Told(item_id, me.id, tuple(said), token, shown=tuple(lease.shown))
     ledger_of(request).record(campaign_id, [told], purpose="adjudication")
+    request.app.state.kept.forget(campaign_id)
     return RedirectResponse(f"/lead/{campaign_id}/agreement", 303)
 
 
