@@ -136,7 +136,6 @@ def _read(config: CollectImportConfig, campaign: Campaign) -> Dataset[Any]:
 
 
 Unit = tuple[NewItem, Record | None]
-Say = Callable[[str], None]
 
 
 def _units(
@@ -279,6 +278,7 @@ class Items:
                 answer = said_of(record, self.campaign.kind, range(len(item.responses)))
                 more = {"expected": {"kind": answer.kind, "value": answer.value}}
                 more["purpose"] = self.config.purpose
+                assert not isinstance(record, Prompt)  # `said_of` refused it
                 if isinstance(why := record.provenance.extra.get("explanation"), str):
                     more["explanation"] = why
             new[digest] = replace(item, key=found.key if found.control else None, **more)

@@ -326,9 +326,8 @@ def annotators(request: Request, me: Holder, campaign_id: Number) -> list[Person
         told = {"done": 0, "skipped": 0, "active_ms": 0} | counts.get(person.id, {})
         state = ledger.member(found.id, person.id).state
         flags = list(profile.flags) if profile else []
-        people.append(
-            PersonOut(annotator=person.pseudonym, state=state, flags=flags, **told, **figures)
-        )
+        said = {"annotator": person.pseudonym, "state": state, "flags": flags}
+        people.append(PersonOut.model_validate({**said, **told, **figures}))
     return people
 
 

@@ -16,7 +16,7 @@ from truing.config import ConfigError
 from truing.data.ledger import Annotator, Campaign, Ledger, NewItem, NewResponse
 from truing.data.ledger.columns import purposes
 from truing.feedback.campaigns import take_in
-from truing.feedback.rules import ASSIGNED, Rules, rules_of
+from truing.feedback.rules import ASSIGNED, rules_of
 from truing.settings_collect import CollectImportConfig
 from truing.web.auth import text_field
 from truing.web.kinds import KINDS
@@ -107,9 +107,7 @@ def new(request: Request, me: Annotator = Admin) -> Response:
 
 def _new_page(request: Request, status: int = 200, problem: str = "") -> Response:
     form = {k: v for k, v in request.state.form.items() if isinstance(v, str)}
-    return page(
-        request, "lead/new.html", status, asked=ASKED, problem=problem, form=form, rules=Rules()
-    )
+    return page(request, "lead/new.html", status, asked=ASKED, problem=problem, form=form)
 
 
 @router.post("/new")

@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,8 @@ def _votes(ledger: Ledger, item: Item, lease: Lease) -> list[dict[str, str]]:
             "why": why.get((j.annotator_id, j.assignment_id), ""),
         }
         note = "decision" if j.purpose == "adjudication" else "asked again" if j.retest else ""
-        values = vars(j) | {"shown": lease.shown}
-        return words | {"said": summary(Judgement(**values), item.kind), "note": note}
+        said = summary(replace(j, shown=lease.shown), item.kind)
+        return words | {"said": said, "note": note}
 
     return [told(j) for j in said if j.kind == item.kind]
 
