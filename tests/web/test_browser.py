@@ -192,6 +192,9 @@ def test_help_and_guideline_open_and_close(ada: Person) -> None:
     ada.sees("Sent to the lead")
     (question,) = ada.house.ledger.questions(made.id)
     assert question.judgement.text == "Which one?"
+    ada.keys("g")
+    ada.sees("Not answered yet")
+    ada.keys(Keys.ESCAPE)
     assert "Raw text" in ada.text()
     ada.keys("r")
     assert ada.driver.find_element(By.CSS_SELECTOR, ".pane .raw").is_displayed()

@@ -1,6 +1,7 @@
 """The data card of an export: who judged, how many, how far they agree, by which guidelines, and
 what is known to be missing."""
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from truing.data.ledger import Campaign, Item, Ledger
+from truing.data.ledger.chain import digest_of
 from truing.data.ledger.reading import Said
 from truing.stats.agreement import alpha, percent_agreement
 
@@ -23,7 +25,9 @@ class Tally:
         self.guidelines, self.rounds = Counter[int | None](), Counter[int]()
         self.domains, self.arms, self.sources = Counter[str](), Counter[str](), Counter[str]()
         self.short, self.items = 0, 0
-        self.values, self.units, self.prompts = list[float](), list[int](), list[str]()
+        # As bare numbers: there may be millions.
+        self.values, self.units, self.prompts = array("d"), array("q"), array("q")
+        self._prompts = dict[bytes, int]()
 
     def item(self, item: Item, said: Sequence[Said]) -> None:
         """Count an item and what agreement is measured on: pairs, or single thumbs."""
@@ -31,12 +35,13 @@ class Tally:
             return
         self.items += 1
         self.short += item.purpose == "work" and item.done < item.wanted
+        prompt = self._prompts.setdefault(digest_of(item.prompt), len(self._prompts))
         for each in said:
             value = _value(item, each)
             if value is not None:
                 self.values.append(value)
                 self.units.append(item.id)
-                self.prompts.append(item.prompt if isinstance(item.prompt, str) else str(item.id))
+                self.prompts.append(prompt)
 
     def row(self, side: str, said: Sequence[Said]) -> None:
         for each in said:
@@ -52,10 +57,10 @@ class Tally:
         """What agreement is, or why there is none."""
         if not self.values:
             return ["It is measured on pairs and thumbs, and there are none here."]
-        value, unit = np.array(self.values), np.array(self.units)
+        value, unit, prompt = map(np.array, (self.values, self.units, self.prompts))
         try:
-            same = percent_agreement(np.sign(value), unit, self.prompts)
-            found = alpha(np.sign(value), unit, self.prompts, distance="nominal")
+            same = percent_agreement(np.sign(value), unit, prompt)
+            found = alpha(np.sign(value), unit, prompt, distance="nominal")
         except ValueError as error:
             return [f"There is none to measure: {error}."]
         lines = [

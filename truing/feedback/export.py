@@ -242,9 +242,12 @@ def _file(folder: Path, split: str, form: str) -> _Lines:
     return kind(folder / f"{split}.{form}")
 
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 def canonical(row: Row) -> bytes:
     """A row as `Dataset.sha256` hashes it."""
-    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return _encode(row).encode() + b"\n"
 
 
 def recorded(row: Row, line: bytes) -> bytes:

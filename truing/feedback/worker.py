@@ -70,7 +70,7 @@ def fill(
     samples: int = 1,
     batch_size: int = 64,
     loading: Loading | None = None,
-    template: str | None = None,
+    template: str = "auto",
 ) -> Filled:
     """Answers of ``models`` (name -> folder or hub name) to the prompts, as items of a campaign.
 

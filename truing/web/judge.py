@@ -134,7 +134,6 @@ def item_page(request: Request, part: Part, lease: Lease) -> Response:
         skips=kinds.SKIPS,
         flags=kinds.FLAGS,
         guideline=part.guideline,
-        questions=_questions(ledger, part, me) if part.guideline else [],
         mine=mine,
         share=everyone.done / everyone.slots if everyone.slots else 0.0,
         nudge=_nudge(ledger, part, me) if answered and answered % NUDGED == 0 else "",
@@ -147,17 +146,22 @@ def _nudge(ledger: Ledger, part: Part, me: Annotator) -> str:
     return pacing.nudge(recent, minutes=part.rules.break_minutes)
 
 
-def _questions(ledger: Ledger, part: Part, me: Annotator) -> list[dict[str, Any]]:
-    """What this person asked, and what all may read: answers that were given."""
-    return [
-        {"text": q.judgement.text or "", "answers": q.answers}
-        for q in ledger.questions(part.campaign.id)
-        if q.answers or q.judgement.annotator_id == me.id
-    ][-20:]
-
-
 def _said(ledger: Ledger, lease: Lease) -> list[Judgement]:
     return [j for j in ledger.judgements(lease.item_id) if j.assignment_id == lease.id]
+
+
+@router.get("/tasks/{campaign_id}/questions")
+def questions(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
+    """What this person asked, and what others asked that was answered: a part of the drawer, got
+    when it is opened, so that an item does not wait for it."""
+    ledger = ledger_of(request)
+    part = part_of(ledger, campaign_id, me)
+    found = [
+        {"text": q.judgement.text or "", "answers": [a.text or "" for a in q.answers]}
+        for q in ledger.questions(part.campaign.id)
+        if q.answers or q.judgement.annotator_id == me.id
+    ]
+    return page(request, "questions.html", questions=found[-20:])
 
 
 # --- what comes back ------------------------------------------------------------------------------

@@ -25,10 +25,12 @@ JUDGED = (
 )
 
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def digest_of(content: Any) -> bytes:
     """SHA-256 of a JSON value: keys sorted, no spaces, ASCII."""
-    line = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(line.encode()).digest()
+    return hashlib.sha256(_encode(content).encode()).digest()
 
 
 def sealed(text: str | None) -> dict[str, Any]:

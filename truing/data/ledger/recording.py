@@ -62,7 +62,7 @@ class Recording(Judging):
                 filled[each.item_id] += 1
             self._note(made, ends)
             rows += made
-        for number, count in filled.items():
+        for number, count in sorted(filled.items()):
             take(c, known[number], beyond=True, slots=count, done=count)
         if rows:
             self._tally(c, rows)

@@ -90,10 +90,14 @@ class Store:
         brings them up to date) or a newer one, and OSError where the database does not answer.
         """
         store = cls.unchecked(place, clock=clock, pool=pool)
-        with store.reading() as c:
-            ready = migrate.check(c, str(place))
-        if not ready:
-            store.write(lambda c: migrate.prepare(c, str(place)))
+        try:
+            with store.reading() as c:
+                ready = migrate.check(c, str(place))
+            if not ready:
+                store.write(lambda c: migrate.prepare(c, str(place)))
+        except BaseException:
+            store.close()
+            raise
         return store
 
     @classmethod

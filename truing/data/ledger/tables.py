@@ -49,9 +49,12 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 def written(value: Any) -> str:
     """JSON that any database can hold as text."""
-    line = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    line = _encode(value)
     return json.dumps(value, allow_nan=False) if SURROGATE.search(line) else line
 
 

@@ -312,6 +312,8 @@
     if (!dialog) return;
     opener = document.activeElement;
     dialog.showModal();
+    const asked = $("[data-from]", dialog);
+    if (asked) fetch(asked.dataset.from).then(async (answer) => { if (answer.ok) asked.innerHTML = await answer.text(); }).catch(() => {});
   }
   for (const dialog of $$("dialog")) {
     dialog.addEventListener("close", () => opener?.focus?.());
