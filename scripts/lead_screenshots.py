@@ -1,4 +1,4 @@
-"""Write the pictures of the lead's pages in docs/images/, from the real app over a made-up campaign.
+"""Write the pictures of the lead's pages in docs/images/, of a made-up campaign in the real app.
 
 python scripts/lead_screenshots.py [name ...]
 """
@@ -7,9 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.screenshots import FOLDER, Camera
 from selenium.webdriver.common.by import By
 
+from scripts.screenshots import FOLDER, Camera
 from tests.browser import browser, served
 from tests.web.house import PASSWORD, House
 from tests.web.leading import LEAD, Scene, scene

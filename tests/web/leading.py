@@ -35,15 +35,30 @@ class Scene(NamedTuple):
 
 
 def told(
-    item: Item, who: Annotator, choice: int | None, *, first: int = 0, token: str = "", **more: int
+    item: Item,
+    who: Annotator,
+    choice: int | None,
+    *,
+    first: int = 0,
+    token: str = "",
+    retest: int = 0,
+    at: int | None = None,
+    active_ms: int = 0,
 ) -> Told:
+    """Somebody says which response is better, by its place; ``first``: what stood first."""
     ids = [response.id for response in item.responses]
     better = None if choice is None else ids[choice]
     outcome = "tie" if choice is None else "better"
     value = {"outcome": outcome, "preferred": better, "strength": None if better is None else 1}
-    shown = (ids[first], ids[1 - first])
-    token = token or f"{item.id}-{who.id}-{more.get('retest', 0)}"
-    return Told(item.id, who.id, (Answer("pairwise", value),), token, shown=shown, **more)
+    token = token or f"{item.id}-{who.id}-{retest}"
+    answer, shown = Answer("pairwise", value), (ids[first], ids[1 - first])
+    return Told(
+        *(item.id, who.id, (answer,), token),
+        shown=shown,
+        retest=retest,
+        at=at,
+        active_ms=active_ms,
+    )
 
 
 def scene(house: House, items: int = 24, seed: int = 0) -> Scene:
@@ -79,9 +94,10 @@ def scene(house: House, items: int = 24, seed: int = 0) -> Scene:
             choice = right if draw.random() < 0.7 else 1 - right
             if who is people[3] and draw.random() < 0.9:
                 choice = first
-            when = {"at": now - draw.randrange(6) * DAY, "active_ms": draw.randint(9000, 50000)}
-            said.append(told(item, who, choice, first=first, **when))
+            at, ms = now - draw.randrange(6) * DAY, draw.randint(9000, 50000)
+            said.append(told(item, who, choice, first=first, at=at, active_ms=ms))
             if draw.random() < 0.3:
-                said.append(told(item, who, choice, first=1 - first, retest=1, **when))
+                again = told(item, who, choice, first=1 - first, retest=1, at=at, active_ms=ms)
+                said.append(again)
     ledger.record(made.id, said)
     return built

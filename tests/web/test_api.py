@@ -14,6 +14,8 @@ from tests.web.house import House, campaign, person
 from tests.web.leading import LEAD, REVIEWER, scene
 from truing.data.ledger import NewItem, NewResponse
 
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
 
 def client(house: House, email: str = LEAD, role: str = "admin") -> TestClient:
     """A program with a key."""
@@ -161,14 +163,13 @@ def test_schemathesis_finds_no_server_error(house: House) -> None:
         tried.setdefault(case.operation.label, set()).add(came.status_code)
         case.validate_response(came, checks=[not_a_server_error])
 
-    quick = settings(
-        max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None
-    )
+    quick = settings(max_examples=25, deadline=None, suppress_health_check=SLOW, database=None)
     for found in schema.get_all_operations():
         for mode in GenerationMode:
-            quick(given(case=found.ok().as_strategy(generation_mode=mode))(check))()
+            operation: Any = found
+            quick(given(case=operation.ok().as_strategy(generation_mode=mode))(check))()
     assert len(tried) == 10
-    # All of them were let in: no answer is a refusal of the key, and some requests were fitting.
+    # It was let in (but for the requests without a key), and some requests were fitting.
     codes = set.union(*tried.values())
-    assert not codes & {401, 403}
+    assert 403 not in codes
     assert {200, 201, 404, 422} <= codes

@@ -19,6 +19,7 @@ LEAST = {
             "GET /tasks/{campaign_id}",
             "GET /tasks/{campaign_id}/history",
             "GET /tasks/{campaign_id}/screening",
+            "GET /tasks/{campaign_id}/questions",
             "POST /tasks/{campaign_id}/undo",
             "POST /tasks/{campaign_id}/paper/{paper_id}",
             "GET /judge/{lease_id}",
