@@ -144,8 +144,11 @@ def test_the_specification_is_for_admins_and_keys(house: House) -> None:
     scene(house, items=6)
     assert client(house).get("/openapi.json").json()["info"]["title"] == "Truing"
     assert house.browser(LEAD).get("/openapi.json").status_code == 200
-    assert house.browser(REVIEWER).get("/openapi.json").status_code == 401
-    assert house.browser().get("/openapi.json").status_code == 401
+    assert house.browser(REVIEWER).get("/openapi.json").status_code == 403
+    assert client(house, REVIEWER).get("/openapi.json").status_code == 403
+    assert house.browser().get("/openapi.json").url.path == "/sign-in"
+    told = {"accept": "application/json"}
+    assert house.browser().get("/openapi.json", headers=told).status_code == 401
     paths = client(house).get("/openapi.json").json()["paths"]
     assert paths
     assert all(path.startswith("/api/v1/") for path in paths)
