@@ -80,7 +80,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "collect status": Command(
         settings_collect.CollectStatusConfig,
-        "truing.feedback.campaigns:status",
+        "truing.feedback.status:status",
         "how far campaigns have come",
     ),
     "collect person": Command(

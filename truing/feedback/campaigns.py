@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,6 @@ from truing.feedback.assign import Policy, place
 from truing.settings_collect import (
     CollectCreateConfig,
     CollectImportConfig,
-    CollectStatusConfig,
 )
 
 # What the rows of a file may be read as, for each kind of campaign, the first that fits.
@@ -94,6 +93,8 @@ def policy_of(config: dict[str, Any]) -> Policy:
     return Policy(**{**rules, "tags": frozenset(rules.get("tags", ()))})
 
 
+Say = Callable[[str], None]  # takes a line for whoever imports
+
 # --- import --------------------------------------------------------------------------------------
 
 
@@ -102,16 +103,23 @@ def import_(config: CollectImportConfig) -> None:
     there already add none. Raises DataError for rows that the campaign's kind cannot be made of."""
     with Ledger.open(config.ledger) as ledger:
         campaign = ledger.campaign(config.campaign)
-        rows = _read(config, campaign)
-        console.say(console.plain(rows.summary()))
-        pairs = list(_units(config, campaign, rows))
-        items = Items(ledger, campaign, config, pairs)
-        told = {"items added": items.add()}
-        if config.judgements and config.purpose == "work":
-            told["judgements recorded"] = items.record()
-        if items.again:
-            told["items that were there already"] = items.again
+        told = take_in(ledger, campaign, config, lambda line: console.say(console.plain(line)))
     console.table("Imported", {**told, "campaign": campaign.name})
+
+
+def take_in(
+    ledger: Ledger, campaign: Campaign, config: CollectImportConfig, say: Say
+) -> dict[str, int]:
+    """The same into an open ledger; ``say`` is told what was left out, and counts are given."""
+    rows = _read(config, campaign)
+    say(rows.summary())
+    items = Items(ledger, campaign, config, list(_units(config, campaign, rows, say)))
+    told = {"items added": items.add()}
+    if config.judgements and config.purpose == "work":
+        told["judgements recorded"] = items.record()
+    if items.again:
+        told["items that were there already"] = items.again
+    return told
 
 
 def _read(config: CollectImportConfig, campaign: Campaign) -> Dataset[Any]:
@@ -130,20 +138,22 @@ def _read(config: CollectImportConfig, campaign: Campaign) -> Dataset[Any]:
 Unit = tuple[NewItem, Record | None]
 
 
-def _units(config: CollectImportConfig, campaign: Campaign, rows: Dataset[Any]) -> Iterator[Unit]:
+def _units(
+    config: CollectImportConfig, campaign: Campaign, rows: Dataset[Any], say: Say
+) -> Iterator[Unit]:
     """Items, each with the record that says something of it."""
     sampled = isinstance(rows[0], Demonstration) and campaign.kind in SAMPLES
     if config.against is not None:
         if campaign.kind != "pairwise":
             raise ValueError(f"against is for kind pairwise; the campaign is {campaign.kind}")
         other = load(config.against, Demonstration, split=config.dataset_train_split)
-        yield from ((item, None) for item in _matched(rows, other))
+        yield from ((item, None) for item in _matched(rows, other, _systems(config), say))
     elif sampled:
         if config.judgements:
             raise ValueError(
                 "judgements came, and the rows are samples that say nothing: leave out"
             )
-        yield from ((item, None) for item in _grouped(rows, config.responses))
+        yield from ((item, None) for item in _grouped(rows, config.responses, say))
     else:
         for record in rows:
             yield _item(record), record
@@ -179,7 +189,8 @@ def _response(text: Any, told: Provenance, place: int, count: int) -> NewRespons
         several = isinstance(given, list | tuple) and len(given) == count
         return given[place] if several else given
 
-    model, run = own("models") or own("model") or "", own("runs") or own("run") or ""
+    made_by = told.author if told.source == "model" else ""
+    model, run = own("models") or own("model") or made_by, own("runs") or own("run") or ""
     more = {k: own(k) for k in ("finish_reason", "sampling", "seed") if own(k) is not None}
     content = text if isinstance(text, dict) else _plain(text)
     return NewResponse(content, str(model), str(run), more)
@@ -189,14 +200,14 @@ def _plain(text: Text) -> Any:
     return text if isinstance(text, str) else [dict(vars(message)) for message in text]
 
 
-def _grouped(rows: Iterable[Any], count: int) -> Iterator[NewItem]:
+def _grouped(rows: Iterable[Any], count: int, say: Say) -> Iterator[NewItem]:
     """The first ``count`` samples of each prompt as one item."""
     found: dict[Any, dict[Any, Any]] = defaultdict(dict)
     for row in rows:
         found[row.prompt].setdefault(row.completion, row)
     short = sum(len(samples) < count for samples in found.values())
     if short:
-        console.say(f"{short} prompts have fewer than {count} different samples: left out")
+        say(f"{short} prompts have fewer than {count} different samples: left out")
     for samples in found.values():
         if len(samples) >= count:
             parts = [_item(row).responses[0] for row in list(samples.values())[:count]]
@@ -204,7 +215,17 @@ def _grouped(rows: Iterable[Any], count: int) -> Iterator[NewItem]:
             yield replace(_item(first), responses=tuple(parts))
 
 
-def _matched(rows: Iterable[Any], other: Iterable[Any]) -> Iterator[NewItem]:
+def _systems(config: CollectImportConfig) -> tuple[str, str]:
+    """What two files of samples are called: by their names, or their folders' too."""
+    one, two = Path(config.dataset_name), Path(str(config.against))
+    if one.stem != two.stem:
+        return one.stem, two.stem
+    return f"{one.parent.name}/{one.stem}", f"{two.parent.name}/{two.stem}"
+
+
+def _matched(
+    rows: Iterable[Any], other: Iterable[Any], names: tuple[str, str], say: Say
+) -> Iterator[NewItem]:
     """Each prompt's first sample in the one file against its first in the other."""
     theirs: dict[Any, Any] = {}
     for row in other:
@@ -220,10 +241,12 @@ def _matched(rows: Iterable[Any], other: Iterable[Any]) -> Iterator[NewItem]:
             same += against is not None
             continue
         one, two = _item(row), _item(against)
-        yield replace(one, responses=(*one.responses, *two.responses))
+        both = zip((*one.responses, *two.responses), names, strict=True)
+        named = (replace(each, run=each.run or name) for each, name in both)
+        yield replace(one, responses=tuple(named))
     for count, why in ((alone, "are in one file alone"), (same, "have the same response twice")):
         if count:
-            console.say(f"{count} prompts {why}: left out")
+            say(f"{count} prompts {why}: left out")
 
 
 class Items:
@@ -255,6 +278,9 @@ class Items:
                 answer = said_of(record, self.campaign.kind, range(len(item.responses)))
                 more = {"expected": {"kind": answer.kind, "value": answer.value}}
                 more["purpose"] = self.config.purpose
+                assert not isinstance(record, Prompt)  # `said_of` refused it
+                if isinstance(why := record.provenance.extra.get("explanation"), str):
+                    more["explanation"] = why
             new[digest] = replace(item, key=found.key if found.control else None, **more)
         return self.ledger.add_items(self.campaign.id, new.values())
 
@@ -353,34 +379,3 @@ def _shown(
     if isinstance(record, Comparison) and answer.value["preferred"] is not None:
         own.sort(key=lambda number: number != answer.value["preferred"])
     return tuple(own[i] for i in order)
-
-
-# --- status --------------------------------------------------------------------------------------
-
-
-def status(config: CollectStatusConfig) -> None:
-    """Print how far one campaign has come, or all."""
-    with Ledger.open(config.ledger) as ledger:
-        found = ledger.campaigns()
-        if config.campaign is not None:
-            found = [ledger.campaign(config.campaign)]
-        if not found:
-            raise ValueError(f"{config.ledger} holds no campaign: make one, truing collect create")
-        names = {person.id: person.pseudonym for person in ledger.annotators()}
-        for campaign in found:
-            progress = ledger.progress(campaign.id)
-            by = Counter[str]()
-            for row in ledger.tallies(campaign.id):
-                by[names[row["annotator_id"]]] += row["done"]
-            stale = sum(row["campaign_id"] == campaign.id for row in ledger.exports(stale=True))
-            console.table(f"Campaign {campaign.name}", {
-                "kind": campaign.kind,
-                "state": campaign.state,
-                "items": progress.items,
-                "judgements": f"{progress.done} of {progress.slots} wanted",
-                "skipped": progress.skipped,
-                "today": progress.today,
-                "hours of work": f"{progress.active_ms / 3.6e6:.1f}",
-                **{f"by {name}": count for name, count in by.most_common(20)},
-                **({"exports that are stale": stale} if stale else {}),
-            })  # fmt: skip

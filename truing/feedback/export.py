@@ -80,7 +80,8 @@ class Export:
         digest = hashlib.sha256(f"{self.campaign.seed} split {name}".encode()).digest()
         return int.from_bytes(digest[:8]) / 2**64
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, known_as: str = "") -> None:
+        """Write into a folder; ``known_as``: where it goes from there, for the ledger to note."""
         shared = self.config.test_share > 0
         files = {split: _file(folder, split, self.config.format) for split in SPLITS[: 1 + shared]}
         with written(folder):
@@ -105,7 +106,7 @@ class Export:
         text = card(self.campaign, self.ledger, self)
         with written(folder / "README.md"):
             (folder / "README.md").write_text(text, encoding="utf-8")
-        self._note(head)
+        self._note(head, known_as)
 
     def _rows(self, item: Item, said: Sequence[Said]) -> Iterator[tuple[str, Row]]:
         said = self.maker.usable(item, said)
@@ -140,12 +141,12 @@ class Export:
             f"{self.campaign.name} are {came} ({left or 'none left out'}); needed: {needed}.{more}"
         )
 
-    def _note(self, head: Head) -> None:
+    def _note(self, head: Head, known_as: str) -> None:
         settings = self.config.model_dump(mode="json", exclude={"ledger"})
         for split, file in self.files.items():
             self.ledger.add_export(
                 self.campaign.id,
-                str(file.path.resolve()),
+                f"{known_as}/{file.path.name}" if known_as else str(file.path.resolve()),
                 digest=bytes.fromhex(file.sha256),
                 rows_sha256=file.rows_sha256,
                 rows=file.count,

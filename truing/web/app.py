@@ -11,13 +11,19 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.staticfiles import StaticFiles
 
 from truing.data.ledger import Late, Ledger
-from truing.web import annotate, auth, judge
+from truing.web import annotate, api, auth, collecting, crew, judge, lead, results
 from truing.web.csrf import guard
+from truing.web.figures import Kept as KeptFigures
 from truing.web.middleware import Fence
 from truing.web.pages import STATIC, page
 
 # One of each file of pages.
-ROUTERS: tuple[APIRouter, ...] = (auth.router, annotate.router, judge.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    *(auth.router, annotate.router, judge.router),
+    # Before the others of the lead, for "new" is no number of a campaign.
+    *(collecting.router, lead.router, crew.router, results.router),
+    *(api.router, api.specification),
+)
 
 
 def create_app(
@@ -28,10 +34,10 @@ def create_app(
         title="Truing",
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/openapi.json",
+        openapi_url=None,  # `api.specification` has it, for those who may see it
         dependencies=[Depends(guard)],
     )
-    app.state.ledger, app.state.secure = ledger, secure
+    app.state.ledger, app.state.secure, app.state.kept = ledger, secure, KeptFigures()
     # By name: a person who mistypes. By address: many share one, and it stops lists of names.
     app.state.throttles = auth.Throttle(5, 900), auth.Throttle(50, 900)
     for router in routers:

@@ -8,6 +8,7 @@ before it is void after it.
 import hashlib
 import hmac
 import secrets
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request, Response
@@ -59,20 +60,32 @@ def remember(request: Request, response: Response) -> None:
         set_cookie(request, response, VISIT, visit)
 
 
-async def guard(request: Request) -> None:
-    """For all routes: read a form into ``request.state.form``, and refuse one from elsewhere.
+async def guard(request: Request) -> AsyncIterator[None]:
+    """For all routes: read a form into ``request.state.form`` (its files are closed once the
+    answer is made), and refuse one from elsewhere.
 
     Routes below /api/ are left out; they go by a token in a header, never by the cookie.
     """
     request.state.form = FormData()
     if request.method in SAFE or request.url.path.startswith("/api/"):
+        yield
         return
     # Pages that send no referrer have the origin "null"; newer browsers say whence a form comes.
     origin, site = request.headers.get("origin", "null"), request.headers.get("sec-fetch-site")
     foreign = origin != "null" and urlsplit(origin).netloc != request.headers.get("host")
     if foreign or site not in (None, "same-origin", "none"):
         raise HTTPException(403, "This form came from another site, so nothing was done.")
-    request.state.form = await request.form(max_files=4, max_fields=FIELDS, max_part_size=2**26)
+    form = await request.form(max_files=4, max_fields=FIELDS, max_part_size=2**26)
+    request.state.form = form
+    try:
+        _check(request)
+        yield
+    finally:
+        await form.close()
+
+
+def _check(request: Request) -> None:
+    """Raises HTTPException (403) for a form without the token that belongs to the cookie."""
     given = request.headers.get("x-csrf-token") or request.state.form.get("csrf")
     cookie = request.cookies.get(cookie_name(request)) or request.cookies.get(VISIT) or ""
     good = isinstance(given, str) and hmac.compare_digest(given.encode(), derived(cookie).encode())
