@@ -136,7 +136,8 @@ _ADVICE: list[tuple[str, str]] = [
     (
         "precompute_ref_log_probs precompute_ref_batch_size reference_free force_use_ref_model",
         "the reference's log-probs are always computed once, before training, and never for a "
-        "loss_type without a reference; leave the key out",
+        "loss_type without a reference; leave the key out. ref_log_probs_cache keeps them for "
+        "other runs",
     ),
     (
         "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
@@ -153,6 +154,7 @@ _ADVICE: list[tuple[str, str]] = [
     ("label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
     ("desirable_weight undesirable_weight", "only kto has it"),
     ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),
+    ("ref_log_probs_cache", "only dpo and kto have it"),
     ("center_rewards_coefficient standardize_ratings", "only reward has it"),
     ("ties", "only reward and dpo have it"),
     ("num_generations temperature top_p", "only the commands that sample have it"),
