@@ -19,9 +19,10 @@ _ADVICE: list[tuple[str, str]] = [
     ("max_seq_length max_prompt_length max_target_length", "max_length bounds the whole row"),
     ("no_cuda use_mps_device", "write use_cpu: true to stay on the CPU; else a GPU is found"),
     (
-        "fp16 bf16 tf32 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level",
+        "fp16 bf16 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level",
         "write dtype: bfloat16, or leave it at float32; float16 is not offered",
     ),
+    ("tf32", "float32_matmul_precision: high allows it, highest forbids it"),
     (
         "load_in_4bit load_in_8bit use_bnb_nested_quant bnb_4bit_quant_type",
         "quantised weights are not offered; dtype: bfloat16 with use_peft: true saves most memory",

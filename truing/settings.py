@@ -254,6 +254,12 @@ class OptimTopic(Topic):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice instead of storing them: slower, less memory."
     )
+    float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = Field(
+        "auto",
+        description="Matrix multiplies of float32 in training and scoring, by torch's names: high "
+        "and medium may round to fewer bits (TF32, bfloat16) where that is faster. auto: medium "
+        "where it was measured to keep float32's accuracy, else highest. Sampling takes highest.",
+    )
     disable_dropout: bool = Field(
         True, description="Switch the model's own dropout off, so that log-probs are exact."
     )

@@ -20,6 +20,7 @@ from truing.data.schema import Record
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
 from truing.lineage import Parent
+from truing.models import precision
 from truing.models.checkpoint import add_lora, export
 from truing.models.model import Model, Policy
 from truing.run import Run
@@ -121,7 +122,8 @@ def opened(
     data: Mapping[str, Any],
     others: Sequence[Parent] = (),
 ) -> Iterator[tuple[Run, Accelerator]]:
-    """The run folder and the accelerator of a stage; the run closes with the block.
+    """The run folder and the accelerator of a stage; the run closes with the block, in which the
+    settings' precision holds.
 
     ``data``: what the rows are like. ``others``: what the run is made from besides the starting
     model and the datasets.
@@ -144,7 +146,7 @@ def opened(
         device=torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",
         data=data,
     )
-    with run:
+    with run, precision.of(config):
         if config.report_to:
             accelerator.init_trackers(run.name)
             run.attach(lambda step, metrics: accelerator.log(dict(metrics), step=step))
