@@ -19,8 +19,9 @@ _ADVICE: list[tuple[str, str]] = [
     ("max_seq_length max_prompt_length max_target_length", "max_length bounds the whole row"),
     ("no_cuda use_mps_device", "write use_cpu: true to stay on the CPU; else a GPU is found"),
     (
-        "fp16 bf16 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level",
-        "write dtype: bfloat16, or leave it at float32; float16 is not offered",
+        "fp16 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level",
+        "write dtype: bfloat16, or to train over weights in float32 bf16: true; float16 is not "
+        "offered",
     ),
     ("tf32", "float32_matmul_precision: high allows it, highest forbids it"),
     (
@@ -229,7 +230,8 @@ _ONLINE_ADVICE: list[tuple[str, str]] = [
     (
         "fp16 bf16",
         "write dtype: bfloat16 together with use_peft: true, else leave it at float32, for "
-        "weights in bfloat16 lose the small updates of this stage; float16 is not offered",
+        "weights in bfloat16 lose the small updates of this stage. bf16 over weights in float32 "
+        "would part the trainer's log-probs from the sampler's; float16 is not offered",
     ),
     ("early_stopping", "target_kl alone switches it on"),
     (

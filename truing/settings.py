@@ -278,6 +278,25 @@ class OptimTopic(Topic):
         return self
 
 
+class MixedTopic(Topic):
+    """Mixed precision: not in the online stages, whose samples are drawn in float32"""
+
+    bf16: bool = Field(
+        False,
+        description="Matrix multiplies and attention in bfloat16 (autocast), over weights, "
+        "gradients and sums in float32: faster on GPUs and on CPUs made for it, slower on others.",
+    )
+
+    @model_validator(mode="after")
+    def _over_float32(self) -> Self:
+        if self.bf16 and getattr(self, "dtype", None) == "bfloat16":
+            raise ValueError(
+                "bf16 has no effect with dtype bfloat16, whose weights are in bfloat16 already: "
+                "set dtype: float32 to train in full, or leave bf16 out"
+            )
+        return self
+
+
 class SftTopic(Topic):
     """Imitation"""
 
@@ -298,7 +317,7 @@ class TrainingConfig(
     """What every training stage asks for."""
 
 
-class SftConfig(SftTopic, TrainingConfig):
+class SftConfig(SftTopic, MixedTopic, TrainingConfig):
     """Learn to imitate demonstrations."""
 
     learning_rate: float = Field(
@@ -306,7 +325,7 @@ class SftConfig(SftTopic, TrainingConfig):
     )
 
 
-class RewardConfig(RewardTopic, TrainingConfig):
+class RewardConfig(RewardTopic, MixedTopic, TrainingConfig):
     """Learn a score from comparisons."""
 
     learning_rate: float = Field(
@@ -317,7 +336,7 @@ class RewardConfig(RewardTopic, TrainingConfig):
     )
 
 
-class DpoConfig(PreferenceTopic, TrainingConfig):
+class DpoConfig(PreferenceTopic, MixedTopic, TrainingConfig):
     """Improve a policy from comparisons, without a reward model."""
 
     learning_rate: float = Field(
@@ -326,7 +345,7 @@ class DpoConfig(PreferenceTopic, TrainingConfig):
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the comparisons (TRL: 3).")
 
 
-class KtoConfig(UnpairedTopic, TrainingConfig):
+class KtoConfig(UnpairedTopic, MixedTopic, TrainingConfig):
     """Improve a policy from thumbs up and down, without a reward model."""
 
     learning_rate: float = Field(

@@ -10,13 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from typing import NamedTuple
 
 import torch
 
-from truing.settings import OptimTopic
+from truing.settings import TrainingConfig
 
 TOLERANCE = 1e-5  # relative error of a 256-term dot product; float32 itself stays near 1e-6
-_chosen: ContextVar[str] = ContextVar("chosen", default="auto")
+
+
+class Choice(NamedTuple):
+    """What the settings say: a float32 matrix multiply, and whether passes are in bfloat16."""
+
+    matmul: str = "auto"
+    bf16: bool = False
+
+
+NOTHING = Choice()
+_chosen: ContextVar[Choice] = ContextVar("chosen", default=NOTHING)
 
 
 @cache
@@ -43,33 +54,57 @@ def _matmul(precision: str) -> Iterator[None]:
 
 
 @contextmanager
-def of(config: OptimTopic) -> Iterator[None]:
-    """What the settings say holds for every training step inside."""
-    token = _chosen.set(config.float32_matmul_precision)
+def _choosing(choice: Choice) -> Iterator[None]:
+    token = _chosen.set(choice)
     try:
         yield
     finally:
         _chosen.reset(token)
 
 
-def told() -> str:
-    """The matrix multiply of a training step, for those who keep what it computed."""
-    chosen = _chosen.get()
+@contextmanager
+def of(config: TrainingConfig) -> Iterator[None]:
+    """What the settings say holds for every training step inside."""
+    # The online stages have no bf16: their sampler computes in float32.
+    bf16 = bool(getattr(config, "bf16", False))
+    with _choosing(Choice(config.float32_matmul_precision, bf16)):
+        yield
+
+
+def _multiply() -> str:
+    """The matrix multiply of a training step."""
+    chosen = _chosen.get().matmul
     if chosen != "auto":
         return chosen
     return "medium" if medium_is_accurate() else "highest"
+
+
+def told() -> str:
+    """The arithmetic of a training step, for those who keep what it computed."""
+    return _multiply() + (" bf16" if _chosen.get().bf16 else "")
+
+
+@contextmanager
+def mixed(device: torch.device) -> Iterator[None]:
+    """A model's pass: its matrix multiplies and attention in bfloat16 where the settings say so.
+    What needs more bits stays in float32: weights, their gradients, norms, sums over logits."""
+    if not _chosen.get().bf16:
+        yield
+        return
+    with torch.autocast(device.type, torch.bfloat16):
+        yield
 
 
 @contextmanager
 def training() -> Iterator[None]:
     """Matrix multiplies of a training step: those that were chosen, else the fast kernel where it
     is accurate."""
-    with _matmul(told()):
+    with _matmul(_multiply()):
         yield
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
     """Matrix multiplies of a decoding step: plain float32, no gradients."""
-    with torch.inference_mode(), _matmul("highest"):
+    with torch.inference_mode(), _matmul("highest"), _choosing(NOTHING):
         yield

@@ -68,7 +68,14 @@ def apart(encode: Encoder, label: str) -> Iterator[None]:
 
 
 def adapt(config: TrainingConfig, model: Model) -> None:
-    """Put LoRA adapters into ``model`` where the config asks for them."""
+    """Put LoRA adapters into ``model`` where the config asks for them. Raises ValueError where its
+    bf16 would have no effect on weights as they were saved."""
+    if getattr(config, "bf16", False) and model.core.dtype != torch.float32:
+        raise ValueError(
+            f"bf16 computes in bfloat16 over weights in float32, and those of "
+            f"{config.model_name_or_path} are in {str(model.core.dtype).removeprefix('torch.')}: "
+            "set dtype: float32, or leave bf16 out"
+        )
     if config.use_peft:
         add_lora(model, **lora(config))
 
@@ -186,7 +193,7 @@ def accelerated(config: TrainingConfig) -> Accelerator:
         raise ValueError(
             f"accelerate is set to mixed precision {accelerator.mixed_precision}, in which "
             "training would compute other log-probs than sampling: set it to no, and choose the "
-            "number format by dtype"
+            "number format by dtype, or by bf16 where nothing is sampled to learn from"
         )
     return accelerator
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from truing.models import precision
-from truing.settings import OptimTopic
+from truing.settings import SftConfig
 
 
 def test_training_takes_the_fast_kernel_only_where_it_is_accurate(
@@ -23,7 +23,9 @@ def test_what_is_chosen_holds_in_training_and_not_while_decoding(
 ) -> None:
     other = wanted != "medium"  # what the measurement would lead to is not what is asked for
     monkeypatch.setattr(precision, "medium_is_accurate", lambda: other)
-    with precision.of(OptimTopic.model_validate({"float32_matmul_precision": wanted})):
+    start = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"}
+    config = SftConfig.model_validate(start | {"float32_matmul_precision": wanted})
+    with precision.of(config):
         assert torch.get_float32_matmul_precision() == "highest"
         with precision.training():
             assert torch.get_float32_matmul_precision() == wanted
