@@ -19,9 +19,11 @@ _ADVICE: list[tuple[str, str]] = [
     ("max_seq_length max_prompt_length max_target_length", "max_length bounds the whole row"),
     ("no_cuda use_mps_device", "write use_cpu: true to stay on the CPU; else a GPU is found"),
     (
-        "fp16 bf16 tf32 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level",
-        "write dtype: bfloat16, or leave it at float32; float16 is not offered",
+        "fp16 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level",
+        "write dtype: bfloat16, or to train over weights in float32 bf16: true; float16 is not "
+        "offered",
     ),
+    ("tf32", "float32_matmul_precision: high allows it, highest forbids it"),
     (
         "load_in_4bit load_in_8bit use_bnb_nested_quant bnb_4bit_quant_type",
         "quantised weights are not offered; dtype: bfloat16 with use_peft: true saves most memory",
@@ -136,7 +138,8 @@ _ADVICE: list[tuple[str, str]] = [
     (
         "precompute_ref_log_probs precompute_ref_batch_size reference_free force_use_ref_model",
         "the reference's log-probs are always computed once, before training, and never for a "
-        "loss_type without a reference; leave the key out",
+        "loss_type without a reference; leave the key out. ref_log_probs_cache keeps them for "
+        "other runs",
     ),
     (
         "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
@@ -153,6 +156,7 @@ _ADVICE: list[tuple[str, str]] = [
     ("label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
     ("desirable_weight undesirable_weight", "only kto has it"),
     ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),
+    ("ref_log_probs_cache", "only dpo and kto have it"),
     ("center_rewards_coefficient standardize_ratings", "only reward has it"),
     ("ties", "only reward and dpo have it"),
     ("num_generations temperature top_p", "only the commands that sample have it"),
@@ -226,7 +230,8 @@ _ONLINE_ADVICE: list[tuple[str, str]] = [
     (
         "fp16 bf16",
         "write dtype: bfloat16 together with use_peft: true, else leave it at float32, for "
-        "weights in bfloat16 lose the small updates of this stage; float16 is not offered",
+        "weights in bfloat16 lose the small updates of this stage. bf16 over weights in float32 "
+        "would part the trainer's log-probs from the sampler's; float16 is not offered",
     ),
     ("early_stopping", "target_kl alone switches it on"),
     (

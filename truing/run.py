@@ -35,8 +35,8 @@ from truing.lineage import RECORDS, Parent, hash_file, hash_folder, hash_json
 from truing.writing import check_place, plain, write_json, written
 
 _LOGS = ("metrics.jsonl", "samples.jsonl")
-# Settings that say how to go on, not what to do.
-_ABOUT_RESUMING = ("output_dir", "force_resume", "dry_run")
+# Settings that say how to go on or where things lie, not what to do.
+_ABOUT_RESUMING = ("output_dir", "force_resume", "dry_run", "ref_log_probs_cache")
 # What is in every run.json.
 _OF_A_RUN = {"stage", "status", "parents"}
 _PACKAGES = ("truing", "torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")

@@ -254,6 +254,12 @@ class OptimTopic(Topic):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice instead of storing them: slower, less memory."
     )
+    float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = Field(
+        "auto",
+        description="Matrix multiplies of float32 in training and scoring, by torch's names: high "
+        "and medium may round to fewer bits (TF32, bfloat16) where that is faster. auto: medium "
+        "where it was measured to keep float32's accuracy, else highest. Sampling takes highest.",
+    )
     disable_dropout: bool = Field(
         True, description="Switch the model's own dropout off, so that log-probs are exact."
     )
@@ -269,6 +275,25 @@ class OptimTopic(Topic):
         guards = (self.guard_grad_norm, getattr(self, "guard_kl", None))
         if self.guard_action != "warn" and guards == (None, None):
             raise ValueError("guard_action has no effect without a guard, such as guard_grad_norm")
+        return self
+
+
+class MixedTopic(Topic):
+    """Mixed precision: not in the online stages, whose samples are drawn in float32"""
+
+    bf16: bool = Field(
+        False,
+        description="Matrix multiplies and attention in bfloat16 (autocast), over weights, "
+        "gradients and sums in float32: faster on GPUs and on CPUs made for it, slower on others.",
+    )
+
+    @model_validator(mode="after")
+    def _over_float32(self) -> Self:
+        if self.bf16 and getattr(self, "dtype", None) == "bfloat16":
+            raise ValueError(
+                "bf16 has no effect with dtype bfloat16, whose weights are in bfloat16 already: "
+                "set dtype: float32 to train in full, or leave bf16 out"
+            )
         return self
 
 
@@ -292,7 +317,7 @@ class TrainingConfig(
     """What every training stage asks for."""
 
 
-class SftConfig(SftTopic, TrainingConfig):
+class SftConfig(SftTopic, MixedTopic, TrainingConfig):
     """Learn to imitate demonstrations."""
 
     learning_rate: float = Field(
@@ -300,7 +325,7 @@ class SftConfig(SftTopic, TrainingConfig):
     )
 
 
-class RewardConfig(RewardTopic, TrainingConfig):
+class RewardConfig(RewardTopic, MixedTopic, TrainingConfig):
     """Learn a score from comparisons."""
 
     learning_rate: float = Field(
@@ -311,7 +336,7 @@ class RewardConfig(RewardTopic, TrainingConfig):
     )
 
 
-class DpoConfig(PreferenceTopic, TrainingConfig):
+class DpoConfig(PreferenceTopic, MixedTopic, TrainingConfig):
     """Improve a policy from comparisons, without a reward model."""
 
     learning_rate: float = Field(
@@ -320,7 +345,7 @@ class DpoConfig(PreferenceTopic, TrainingConfig):
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the comparisons (TRL: 3).")
 
 
-class KtoConfig(UnpairedTopic, TrainingConfig):
+class KtoConfig(UnpairedTopic, MixedTopic, TrainingConfig):
     """Improve a policy from thumbs up and down, without a reward model."""
 
     learning_rate: float = Field(

@@ -1,6 +1,7 @@
 """The settings of learning from judgements directly: of dpo, what each loss takes, and of kto."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,10 +26,14 @@ LOSSES: dict[str, dict[str, float | str]] = {
 WITHOUT_REFERENCE = ("simpo", "cpo", "orpo")
 # Settings that not all losses know; None where they are not given.
 PARTICULAR = ("label_smoothing", "simpo_gamma", "cpo_alpha", "ties")
+# The reference's log-probs are always computed ahead.
+PRECOMPUTED = {"precompute_ref_log_probs": ("true",)}
 
 
 class PreferenceTopic(Topic):
     """Preference"""
+
+    settled: ClassVar[Mapping[str, tuple[str, ...]]] = PRECOMPUTED
 
     loss_type: LossType = Field(
         "sigmoid",
@@ -68,6 +73,12 @@ class PreferenceTopic(Topic):
         description="Reference policy. None: the model that training starts from; simpo, cpo and "
         "orpo have none.",
     )
+    ref_log_probs_cache: str | None = Field(
+        None,
+        description="Folder in which the reference's log-probs are kept for other runs: the same "
+        "responses beside the same reference are read there, not computed again. None: the run "
+        "keeps its own until it is finished.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -87,11 +98,12 @@ class PreferenceTopic(Topic):
                 raise ValueError(
                     f"{name} has no effect with loss_type {self.loss_type}: only with {takers}"
                 )
-        if self.ref_model_name_or_path is not None and self.loss_type in WITHOUT_REFERENCE:
-            raise ValueError(
-                f"ref_model_name_or_path has no effect with loss_type {self.loss_type}, which has "
-                "no reference: take it out"
-            )
+        for name in ("ref_model_name_or_path", "ref_log_probs_cache"):
+            if getattr(self, name) is not None and self.loss_type in WITHOUT_REFERENCE:
+                raise ValueError(
+                    f"{name} has no effect with loss_type {self.loss_type}, which has no "
+                    "reference: take it out"
+                )
         if self.loss_type == "robust" and not self.label_smoothing:
             raise ValueError(
                 "loss_type robust needs label_smoothing above 0, the share of flipped labels: "
@@ -114,6 +126,8 @@ class PreferenceTopic(Topic):
 class UnpairedTopic(Topic):
     """Thumbs up and down"""
 
+    settled: ClassVar[Mapping[str, tuple[str, ...]]] = PRECOMPUTED
+
     beta: float = Field(
         0.1,
         gt=0,
@@ -130,6 +144,12 @@ class UnpairedTopic(Topic):
     )
     ref_model_name_or_path: str | None = Field(
         None, description="Reference policy. None: the model that training starts from."
+    )
+    ref_log_probs_cache: str | None = Field(
+        None,
+        description="Folder in which the reference's log-probs are kept for other runs: the same "
+        "responses beside the same reference are read there, not computed again. None: the run "
+        "keeps its own until it is finished.",
     )
 
     @property

@@ -68,6 +68,10 @@ def attend(
     odd = [name for name in FOREIGN if more.get(name) is not None]
     if odd or dropout or query.shape[-1] != value.shape[-1] or len(query) != 1:
         raise RuntimeError(f"no attention by spans with {odd or 'this'}")
+    if torch.is_autocast_enabled(query.device.type):
+        # As sdpa itself does it: positions turn queries and keys in float32, values are not.
+        to = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(to), key.to(to), value.to(to)
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

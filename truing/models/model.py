@@ -86,7 +86,8 @@ class Model(nn.Module):
             inputs = self._in_one_row(layout)
         else:
             inputs = self._widened(layout)
-        hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
+        with precision.mixed(self.device):
+            hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
         if len(hidden) == rows:
             return hidden[:, :columns]
         return hidden[0, : rows * columns].view(rows, columns, -1)
@@ -229,13 +230,14 @@ class Policy(Model):
             _rounded_up(grid_BT[mask_BT])
             for grid_BT in (layout.row_BT, layout.column_BT, layout.target_BT)
         )
-        found = figures(
-            self.core.get_output_embeddings(),
-            hidden_RCH[row_N, column_N],
-            target_N,
-            Scaling.of(self.core.config.get_text_config(), temperature),
-            spread=spread,
-        )
+        with precision.mixed(self.device):
+            found = figures(
+                self.core.get_output_embeddings(),
+                hidden_RCH[row_N, column_N],
+                target_N,
+                Scaling.of(self.core.config.get_text_config(), temperature),
+                spread=spread,
+            )
         number, empty_BT = int(mask_BT.sum()), found[0].new_zeros(mask_BT.shape)
         return tuple(empty_BT.masked_scatter(mask_BT, found_N[:number]) for found_N in found)
 

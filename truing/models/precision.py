@@ -1,18 +1,33 @@
-"""The precision policy: which float32 matrix multiply a phase may use.
+"""The precision policy: which float32 matrix multiply a phase may use, and where bfloat16 is.
 
 ``torch.set_float32_matmul_precision("medium")`` lets a backend with a faster kernel take over. On
 most CPUs that kernel is still float32; on some machines (TF32, AMX) it rounds to fewer bits. So it
-is measured once before it is relied upon, and it is off while decoding, where it costs time and
-where sampled log-probs must be the trainer's.
+is measured once before it is relied upon, unless the settings name another, and it is off while
+decoding, where it costs time and where sampled log-probs must be the trainer's.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from typing import NamedTuple
 
 import torch
 
+from truing.settings import TrainingConfig
+
 TOLERANCE = 1e-5  # relative error of a 256-term dot product; float32 itself stays near 1e-6
+
+
+class Choice(NamedTuple):
+    """What the settings say: a float32 matrix multiply, and whether passes are in bfloat16."""
+
+    matmul: str = "auto"
+    bf16: bool = False
+
+
+NOTHING = Choice()
+_chosen: ContextVar[Choice] = ContextVar("chosen", default=NOTHING)
 
 
 @cache
@@ -39,14 +54,57 @@ def _matmul(precision: str) -> Iterator[None]:
 
 
 @contextmanager
+def _choosing(choice: Choice) -> Iterator[None]:
+    token = _chosen.set(choice)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@contextmanager
+def of(config: TrainingConfig) -> Iterator[None]:
+    """What the settings say holds for every training step inside."""
+    # The online stages have no bf16: their sampler computes in float32.
+    bf16 = bool(getattr(config, "bf16", False))
+    with _choosing(Choice(config.float32_matmul_precision, bf16)):
+        yield
+
+
+def _multiply() -> str:
+    """The matrix multiply of a training step."""
+    chosen = _chosen.get().matmul
+    if chosen != "auto":
+        return chosen
+    return "medium" if medium_is_accurate() else "highest"
+
+
+def told() -> str:
+    """The arithmetic of a training step, for those who keep what it computed."""
+    return _multiply() + (" bf16" if _chosen.get().bf16 else "")
+
+
+@contextmanager
+def mixed(device: torch.device) -> Iterator[None]:
+    """A model's pass: its matrix multiplies and attention in bfloat16 where the settings say so.
+    What needs more bits stays in float32: weights, their gradients, norms, sums over logits."""
+    if not _chosen.get().bf16:
+        yield
+        return
+    with torch.autocast(device.type, torch.bfloat16):
+        yield
+
+
+@contextmanager
 def training() -> Iterator[None]:
-    """Matrix multiplies of a training step: the fast kernel where it is accurate."""
-    with _matmul("medium" if medium_is_accurate() else "highest"):
+    """Matrix multiplies of a training step: those that were chosen, else the fast kernel where it
+    is accurate."""
+    with _matmul(_multiply()):
         yield
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
     """Matrix multiplies of a decoding step: plain float32, no gradients."""
-    with torch.inference_mode(), _matmul("highest"):
+    with torch.inference_mode(), _matmul("highest"), _choosing(NOTHING):
         yield

@@ -76,7 +76,8 @@ def outlook(
 
     Memory: weights; gradients and two AdamW moments of what is trained; what `activation_bytes`
     finds for the tokens of the longest micro-batch; and logits of a slice of its scored tokens in
-    float32, which their gradient takes the place of, with the exponentials of a few.
+    float32, which their gradient takes the place of, with the exponentials of a few. With bf16 a
+    pass holds its weights in bfloat16 too; its activations are less than is told.
     """
     others = dict(frozen or {})
     size = next(model.parameters()).element_size()
@@ -100,6 +101,8 @@ def outlook(
     most = max if world == 1 else sum
     per_token = most(activation_bytes(model, recomputed=config.gradient_checkpointing))
     memory["activations"] = round(tokens * per_token)
+    if getattr(config, "bf16", False):
+        memory["weights in bfloat16"] = 2 * sum(p.numel() for p in model.parameters())
     # An actor's entropies take three more tensors of those few.
     few = (4 if isinstance(model, ActorCritic) else 1) * min(FEW, targets)
     memory["logits"] = 4 * (min(CHUNK, targets) + few) * text.vocab_size

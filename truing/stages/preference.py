@@ -1,13 +1,14 @@
 """Direct preference optimisation and its kin: a policy from comparisons, no reward model.
 
 A recipe is a row of `RECIPES`: a floor-0 loss, and what it is given. The reference's log-probs are
-computed once, before the first step, from the starting policy itself unless another is named: one
-model in memory, one pass over the data. A recipe without a reference computes none.
+computed once, before the first step (`truing.stages.reference`), from the starting policy itself
+unless another is named: one model in memory, one pass over the data. A recipe without a
+reference computes none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +24,14 @@ from truing.data.layout import Tokens, padded
 from truing.data.schema import Comparison, Ranking, unfinished
 from truing.lineage import Parent
 from truing.models.loading import Loading
-from truing.models.model import Policy, cells, load_policy, logp, sequence_logps
+from truing.models.model import Policy, cells, load_policy, logp
 from truing.run import Run
 from truing.settings import DpoConfig, KtoConfig
 from truing.settings_online import OnlineConfig
 from truing.stages import outlook, setup
 from truing.stages.driving import fit
 from truing.stages.learner import Batch, Objective, Place, Sums, stat
+from truing.stages.reference import Shelf, check_cache, with_reference
 from truing.stages.scoring import Judged, Pairs, as_a_whole
 
 
@@ -245,25 +247,6 @@ def encode_pairs(dataset: Dataset[Comparison], encoder: Encoder) -> list[Pair]:
     return pairs
 
 
-class Judgement(Protocol):
-    """Responses that were judged, with room for the reference's log-probs of them."""
-
-    @property
-    def responses(self) -> tuple[Tokens, ...]: ...
-
-    def beside(self, reference: Sequence[float]) -> Self: ...
-
-
-J = TypeVar("J", bound=Judgement)
-
-
-def with_reference(rows: Sequence[J], reference: Policy, batch_size: int) -> list[J]:
-    """The rows with the reference policy's log-probs filled in."""
-    flat = [tokens for row in rows for tokens in row.responses]
-    logps = iter(sequence_logps(reference, flat, 2 * batch_size).tolist())
-    return [row.beside([next(logps) for _ in row.responses]) for row in rows]
-
-
 def encoded(dataset: Dataset[Any], encoder: Encoder, config: DpoConfig) -> Sequence[Any]:
     """The rows in tokens, as the recipe takes them."""
     if RECIPES[config.loss_type].ranked:
@@ -277,7 +260,8 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook
     ``watch`` measures the policy every ``log_completions_steps`` in place of the printed samples.
     A dry run writes nothing and returns what would happen.
     """
-    recipe = RECIPES[config.loss_type]
+    recipe, counts = RECIPES[config.loss_type], dict[str, int]()
+    check_cache(config)
     dataset, held_out = setup.datasets(config, Ranking if recipe.ranked else Comparison)
     policy = load_policy(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, policy)
@@ -295,9 +279,10 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook
         policy.to(accelerator.device)
         if reference is not None:
             reference.to(accelerator.device)
-            size = config.per_device_eval_batch_size
-            rows = with_reference(rows, reference, size)
-            eval_rows = with_reference(eval_rows, reference, size)
+            size, shelf = config.per_device_eval_batch_size, Shelf.of(run, config, reference)
+            rows = with_reference(rows, reference, size, shelf)
+            eval_rows = with_reference(eval_rows, reference, size, shelf)
+            counts = shelf.figures()
         del reference
         prompts = [row.prompt for row in (held_out or dataset).rows]
         kind = Orders if recipe.ranked else Preference
@@ -313,7 +298,7 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook
             held_out=eval_rows,
             look=look if watch is None else lambda: watch(policy),
         )
-        return setup.close(run, accelerator, policy, encoder, figures, dataset.notes)
+        return setup.close(run, accelerator, policy, encoder, figures | counts, dataset.notes)
 
 
 def reference_policy(

@@ -20,6 +20,7 @@ from truing.data.schema import Record
 from truing.generation.engine import Request, Sampling
 from truing.generation.local import LocalEngine
 from truing.lineage import Parent
+from truing.models import precision
 from truing.models.checkpoint import add_lora, export
 from truing.models.model import Model, Policy
 from truing.run import Run
@@ -67,7 +68,14 @@ def apart(encode: Encoder, label: str) -> Iterator[None]:
 
 
 def adapt(config: TrainingConfig, model: Model) -> None:
-    """Put LoRA adapters into ``model`` where the config asks for them."""
+    """Put LoRA adapters into ``model`` where the config asks for them. Raises ValueError where its
+    bf16 would have no effect on weights as they were saved."""
+    if getattr(config, "bf16", False) and model.core.dtype != torch.float32:
+        raise ValueError(
+            f"bf16 computes in bfloat16 over weights in float32, and those of "
+            f"{config.model_name_or_path} are in {str(model.core.dtype).removeprefix('torch.')}: "
+            "set dtype: float32, or leave bf16 out"
+        )
     if config.use_peft:
         add_lora(model, **lora(config))
 
@@ -121,7 +129,8 @@ def opened(
     data: Mapping[str, Any],
     others: Sequence[Parent] = (),
 ) -> Iterator[tuple[Run, Accelerator]]:
-    """The run folder and the accelerator of a stage; the run closes with the block.
+    """The run folder and the accelerator of a stage; the run closes with the block, in which the
+    settings' precision holds.
 
     ``data``: what the rows are like. ``others``: what the run is made from besides the starting
     model and the datasets.
@@ -144,7 +153,7 @@ def opened(
         device=torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",
         data=data,
     )
-    with run:
+    with run, precision.of(config):
         if config.report_to:
             accelerator.init_trackers(run.name)
             run.attach(lambda step, metrics: accelerator.log(dict(metrics), step=step))
@@ -184,7 +193,7 @@ def accelerated(config: TrainingConfig) -> Accelerator:
         raise ValueError(
             f"accelerate is set to mixed precision {accelerator.mixed_precision}, in which "
             "training would compute other log-probs than sampling: set it to no, and choose the "
-            "number format by dtype"
+            "number format by dtype, or by bf16 where nothing is sampled to learn from"
         )
     return accelerator
 

@@ -28,7 +28,8 @@ from truing.settings import KtoConfig
 from truing.stages import outlook, setup
 from truing.stages.driving import fit
 from truing.stages.learner import Batch, Place, Sums, stat
-from truing.stages.preference import reference_policy, with_reference
+from truing.stages.preference import reference_policy
+from truing.stages.reference import Shelf, check_cache, with_reference
 from truing.stages.trainer import rows_per_step
 
 # Where the weights of the two labels, times how many there are, should stand to each other
@@ -191,6 +192,7 @@ def run(config: KtoConfig) -> Run | outlook.Outlook:
 
     A dry run writes nothing and returns what would happen.
     """
+    check_cache(config)
     dataset, held_out = setup.datasets(config, Label)
     policy = load_policy(config.model_name_or_path, Loading.of(config))
     encoder = setup.encoder(config, policy)
@@ -208,9 +210,9 @@ def run(config: KtoConfig) -> Run | outlook.Outlook:
     with setup.opened(config, "kto", dataset, held_out, ahead.data, parents) as (run, accelerator):
         for model in (policy, reference):
             model.to(accelerator.device)
-        size = config.per_device_eval_batch_size
-        rows = with_reference(rows, reference, size)
-        eval_rows = with_reference(eval_rows, reference, size)
+        size, shelf = config.per_device_eval_batch_size, Shelf.of(run, config, reference)
+        rows = with_reference(rows, reference, size, shelf)
+        eval_rows = with_reference(eval_rows, reference, size, shelf)
         del model, reference
         prompts = [row.prompt for row in (held_out or dataset).rows]
         figures = fit(
@@ -223,4 +225,5 @@ def run(config: KtoConfig) -> Run | outlook.Outlook:
             held_out=eval_rows,
             look=setup.looker(run, policy, encoder, prompts, config),
         )
+        figures |= shelf.figures()
         return setup.close(run, accelerator, policy, encoder, figures, dataset.notes)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from truing.models import precision
+from truing.settings import SftConfig
 
 
 def test_training_takes_the_fast_kernel_only_where_it_is_accurate(
@@ -14,6 +15,24 @@ def test_training_takes_the_fast_kernel_only_where_it_is_accurate(
         with precision.training():
             assert torch.get_float32_matmul_precision() == wanted
         assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("wanted", ["highest", "high", "medium"])
+def test_what_is_chosen_holds_in_training_and_not_while_decoding(
+    monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    other = wanted != "medium"  # what the measurement would lead to is not what is asked for
+    monkeypatch.setattr(precision, "medium_is_accurate", lambda: other)
+    start = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"}
+    config = SftConfig.model_validate(start | {"float32_matmul_precision": wanted})
+    with precision.of(config):
+        assert torch.get_float32_matmul_precision() == "highest"
+        with precision.training():
+            assert torch.get_float32_matmul_precision() == wanted
+        with precision.decoding():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert precision.told() == wanted
+    assert precision.told() == ("medium" if other else "highest")
 
 
 def test_the_measurement_notices_lost_bits(monkeypatch: pytest.MonkeyPatch) -> None:
