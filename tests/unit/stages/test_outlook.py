@@ -156,15 +156,15 @@ ROLES: dict[str, tuple[str, tuple[int, int, int, int], dict[str, Any]]] = {
         (128, 3, 384, 8_000),
         {"use_peft": True, "num_generations": 2, "temperature": 0.7, "entropy_coef": 0.01},
     ),
-    # A rollout holds more than a step: many responses at a time, learnt from one by one.
+    # A rollout holds more than a step: many responses sampled together, and learnt from by fours.
     "rloo, LoRA, a wide rollout": (
         "rloo",
-        (256, 8, 688, 2048),
+        (256, 3, 688, 1024),
         {
             "use_peft": True,
             "num_generations": 2,
-            "per_device_train_batch_size": 1,
-            "gradient_accumulation_steps": 64,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 8,
             "gradient_checkpointing": True,
         },
     ),
@@ -174,8 +174,8 @@ ROLES: dict[str, tuple[str, tuple[int, int, int, int], dict[str, Any]]] = {
         {
             "use_peft": True,
             "num_generations": 2,
-            "per_device_train_batch_size": 1,
-            "gradient_accumulation_steps": 64,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 8,
         },
     ),
 }
