@@ -4,6 +4,7 @@ python -m benchmarks WORKLOAD     one comparison, printed as JSON
 python -m benchmarks all          the default set, into docs/performance.md
 python -m benchmarks page         that page again, from the records alone
 python -m benchmarks scaling      what a step costs against batch, length, K and pairs
+python -m benchmarks roles        the memory of PPO's four roles, into docs/performance/roles.json
 python -m benchmarks gpu          the comparisons of one GPU
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import page, scaling
+from benchmarks import page, roles, scaling
 from benchmarks.goals import DEFAULT, GPU_DEFAULT, Key
 from benchmarks.runner import compare
 from benchmarks.side import Died
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workload", choices=[*WORKLOADS, "all", "page", "scaling", "gpu"])
+    parser.add_argument("workload", choices=[*WORKLOADS, "all", "page", "scaling", "roles", "gpu"])
     parser.add_argument("--shape", choices=list(SHAPES), default="small")
     parser.add_argument("--pairs", type=int, default=5, help="timed segments of each side")
     parser.add_argument("--threads", type=int, default=2)
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if given.workload == "scaling":
         return scaling.main()
+    if given.workload == "roles":
+        return roles.main(given.shape)
     if given.workload == "gpu":
         if not torch.cuda.is_available():
             raise SystemExit("no GPU was found: this measures what one takes")

@@ -63,9 +63,10 @@ parameters. [One GPU](one-gpu.md) tells what the recipes take.
 
 
 def saved() -> list[Record]:
-    """The records that there are: those of the default set in its order, then others."""
+    """The comparisons that there are: those of the default set in its order, then others."""
     files = sorted(RECORDS.glob("*.json"))
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    found = [record for record in found if "workload" in record]
     places = {key: i for i, key in enumerate(DEFAULT)}
     return sorted(found, key=lambda r: places.get(key_of(r), len(places)))
 

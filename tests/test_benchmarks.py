@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import goals, page, scaling, work
+from benchmarks import goals, page, roles, scaling, work
 from benchmarks.__main__ import main
 from benchmarks.runner import SIDES, Comparison, equal_tokens, gradient_difference, spread
 from benchmarks.side import Died, Side
+from truing.stages import online
+from truing.stages.outlook import Outlook
 
 SHAPE = work.SHAPES["tiny"]
 KEYS = {
@@ -207,3 +209,32 @@ def test_both_sides_compute_the_same(workload: str, tmp_path: Path) -> None:
     else:
         assert found.loss_difference < 1e-5
         assert found.gradient_difference < 1e-4
+
+
+def test_four_roles_are_foretold_in_the_memory_of_one(tmp_path: Path) -> None:
+    roles.prepare(tmp_path, "tiny")
+    ways = (roles.ALONE, "four roles on one backbone, LoRA", "four models, LoRA")
+    made = [roles.settings(tmp_path, way).model_copy(update={"dry_run": True}) for way in ways]
+    one, shared, apart = (online.run(config) for config in made)
+    assert isinstance(one, Outlook)
+    assert isinstance(shared, Outlook)
+    assert isinstance(apart, Outlook)
+    # An adapter of rank 16 on 7 matrices of 6 layers: those of value and reward come in addition,
+    # and their heads.
+    sizes = [(192, 192)] * 4 + [(192, 640)] * 3
+    adapter = 6 * 16 * sum(map(sum, sizes))
+    assert shared.parameters == one.parameters + 2 * (adapter + 192)
+    assert shared.trainable == one.trainable + adapter + 192
+    assert shared.parameters < 1.3 * one.parameters < 0.4 * apart.parameters
+    assert shared.memory_mb < 1.3 * one.memory_mb
+
+
+@pytest.mark.slow
+def test_four_roles_take_the_memory_of_one() -> None:
+    record = roles.compared("tiny")
+    ways = record["ways"]
+    assert ways["four roles on one backbone, LoRA"]["of_one_model"] < 1.3
+    assert max(record["one_backbone_of"].values()) < 1
+    for of in ways.values():
+        # As it is promised.
+        assert of["foretold_mb"] == pytest.approx(of["peak_mb"], rel=0.15)

@@ -55,22 +55,22 @@ class Llama:
         self.body = body
         plain = body.device.type == "cpu" and body.dtype == torch.float32
         self.kernels: Kernels | None = compiled(self.dim) if plain else None
-        size = sum(p.numel() * p.element_size() for p in body.layers.parameters())
-        join = joined if size <= JOINED else side_by_side
+        join = joined if _joins(body) else side_by_side
         self.blocks = [self._block(layer, join) for layer in body.layers]
         self.norm = self._norm(body.norm)
 
     def _block(self, layer: Any, join: "Join") -> Block:
         attention, mlp = layer.self_attn, layer.mlp
+        qkv, out, gate_up, down = map(join, _readers(layer))
         return Block(
             before=self._norm(layer.input_layernorm),
-            qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
+            qkv=qkv,
             turned=self._head_norms(attention),
-            out=join([attention.o_proj]),
+            out=out,
             between=self._norm(layer.post_attention_layernorm),
-            gate_up=join([mlp.gate_proj, mlp.up_proj]),
+            gate_up=gate_up,
             gate=self._gate(mlp.act_fn),
-            down=join([mlp.down_proj]),
+            down=down,
         )
 
     def _head_norms(self, attention: Any) -> Callable[[Tensor], Tensor]:
@@ -140,6 +140,36 @@ def known(core: Any, length: int) -> bool:
     )
 
 
+def copied(core: Any) -> int:
+    """Bytes of the joint weights that a `Llama` of this model, one of the family, makes."""
+    body = core.base_model
+    groups = [group for layer in body.layers for group in _readers(layer)] if _joins(body) else []
+    bases = [
+        getattr(module, "base_layer", module).weight
+        for group in groups
+        # One layer by itself is read where it lies.
+        if len(group) > 1 or type(group[0]) is not nn.Linear
+        for module in group
+    ]
+    return sum(weight.numel() * weight.element_size() for weight in bases)
+
+
+def _joins(body: Any) -> bool:
+    """Whether the weights are few enough to be copied."""
+    return sum(p.numel() * p.element_size() for p in body.layers.parameters()) <= JOINED
+
+
+def _readers(layer: Any) -> list[list[Any]]:
+    """A layer's linear layers, those together that read the same."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return [
+        [attention.q_proj, attention.k_proj, attention.v_proj],
+        [attention.o_proj],
+        [mlp.gate_proj, mlp.up_proj],
+        [mlp.down_proj],
+    ]
+
+
 # Some linear layers that read the same input -> one function that gives their outputs in a row.
 Join = Callable[[list[Any]], Callable[[Tensor], Tensor]]
 
@@ -153,15 +183,15 @@ def side_by_side(modules: list[Any]) -> Callable[[Tensor], Tensor]:
 
 def joined(modules: list[Any]) -> Callable[[Tensor], Tensor]:
     """One product with their weights in a row, LoRA adapters added to them."""
-    found = [_weight(module) for module in modules]
-    if any(weight is None for weight in found):
+    found = [weight for module in modules if (weight := _weight(module)) is not None]
+    if len(found) < len(modules):
         return side_by_side(modules)
-    weight = torch.cat([w for w in found if w is not None])
+    weight = torch.cat(found) if len(found) > 1 else found[0]
     biases = [getattr(module, "bias", None) for module in modules]
     if all(bias is None for bias in biases):
         return lambda x: F.linear(x, weight)
     pairs = zip(biases, found, strict=True)
-    bias = torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs if w is not None])
+    bias = torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs])
     return lambda x: F.linear(x, weight, bias)
 
 

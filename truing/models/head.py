@@ -36,13 +36,15 @@ class Scaling(NamedTuple):
         return cls(factor, getattr(config, "final_logit_softcapping", None), temperature)  # Gemma
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Scaled logits, float32 at least."""
+        """Scaled logits, float32 at least; without a gradient in the place of the logits."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.cap is not None:
             capped = self.cap * torch.tanh(logits * (self.factor / self.cap))
             return capped if self.temperature == 1 else capped / self.temperature
         factor = self.factor / self.temperature
-        return logits if factor == 1 else logits * factor
+        if factor == 1:
+            return logits
+        return logits * factor if logits.requires_grad else logits.mul_(factor)
 
     def backward(self, slope: Tensor, scaled: Tensor | None) -> Tensor:
         """The gradient of what was scaled, in place of that of the ``scaled`` logits."""

@@ -5,7 +5,6 @@ reduction says what each token weighs in the step. A KL, an entropy bonus and a 
 where they are asked for.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +109,6 @@ class Taught:
 
     def __init__(self, config: Any, place: Place = padded) -> None:
         self.config, self.place = config, place
-        self.read = Counter[str]()  # what was laid out, since last emptied
 
     def length(self, row: Lesson) -> int:
         return row.tokens.length
@@ -124,13 +122,6 @@ class Taught:
             for name in ("logp_T", "ref_logp_T", "advantage_T", "value_T", "return_T")
         }
         layout = self.place([row.tokens for row in rows])
-        self.read += Counter(
-            {
-                "learn/layouts": 1,
-                "learn/cells": layout.ids_RC.numel(),
-                "learn/tokens": sum(row.tokens.length for row in rows),
-            }
-        )
         counts_B = layout.mask_BT.new_tensor([row.counts for row in rows])
         return Batch(layout, columns | {"mask_BT": layout.mask_BT & counts_B[:, None]})
 

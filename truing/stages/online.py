@@ -7,7 +7,6 @@ A recipe is a row of `RECIPES`. A step is a rollout, then ``num_ppo_epochs`` pas
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -54,6 +53,7 @@ from truing.stages.objective import (
     within_responses,
 )
 from truing.stages.rollout import Collector, Episode
+from truing.stages.sums import gather_sums, means, of_layouts
 from truing.stages.trainer import Step, endless, rows_per_step
 from truing.writing import write_json
 
@@ -119,7 +119,7 @@ class Online:
         while self.step < self.total:
             self.step += 1
             self.collector.seconds = {}
-            self.read()  # what was read for looks and evaluation in between
+            self.collector.read = []  # and what was read for looks and evaluation in between
             episodes, sampled = self.rollout(order, each)
             if self.step == 1:
                 check_endings(episodes, config)
@@ -178,13 +178,10 @@ class Online:
         )
 
     def read(self) -> dict[str, float]:
-        """What the models read since it was last asked: layouts, the cells of their rows, and the
-        tokens of the sequences in them. Fewer cells than tokens: prompts were shared."""
-        readers = (self.collector, self.objective, *([self.critic] if self.critic else []))
-        found = sum((reader.read for reader in readers), Counter[str]())
-        for reader in readers:
-            reader.read = Counter()
-        return {name: float(count) for name, count in found.items()}
+        """What reference and critic read of a rollout, counted as the learner counts its own."""
+        found = of_layouts(self.collector.read, self.accelerator.num_processes)
+        told = means(gather_sums(self.accelerator, found))
+        return {name.replace("/", "/rollout_"): value for name, value in told.items()}
 
     def state(self) -> dict[str, Any]:
         return {**self.estimator.state(), "drawn": self.drawn, "reminded": self.reminded}
@@ -306,8 +303,9 @@ def run(config: OnlineConfig, *, watch: setup.Watch | None = None) -> Run | outl
     lengths = [round(each * len(p.ids)) + config.response_length for p in cast.prompts]
     frozen = {role: sum(p.numel() for p in m.parameters()) for role, m in cast.onlookers.items()}
     scored = [config.response_length] * len(lengths)
+    asked = max(len(p.ids) for p in cast.prompts)
     ahead = outlook.announce(
-        planned, cast.actor, lengths, scored, cast.encoder, dataset, held_out, frozen
+        planned, cast.actor, lengths, scored, cast.encoder, dataset, held_out, frozen, asked
     )
     if config.dry_run:
         return ahead

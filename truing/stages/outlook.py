@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import Tensor
 from truing import console
 from truing.data.batch import Encoder
 from truing.data.formats import Dataset
-from truing.data.layout import Tokens, padded
+from truing.data.layout import Tokens
 from truing.data.profile import Figures, lines, profile, spread
+from truing.generation.continuous import READ
+from truing.generation.llama import copied, known
 from truing.models.actor import ActorCritic
 from truing.models.head import CHUNK, FEW
 from truing.models.heads import ValueModel
-from truing.models.model import Model
+from truing.models.model import CELLS, SCORED, Model, Policy
 from truing.models.roles import VALUE, adapter_name
 from truing.settings import TrainingConfig
 from truing.stages.budget import too_long
@@ -69,15 +71,15 @@ def outlook(
     scored: Sequence[int],
     world: int,
     frozen: Mapping[str, int] | None = None,
+    asked: int = 0,
 ) -> Outlook:
     """Steps, tokens and memory of a run. ``lengths``: tokens of each row, all its sequences;
     ``scored``: those of them whose logits are needed; ``frozen``: parameters of the models beside
-    it that are not trained, by their roles.
+    it that are not trained, by their roles; ``asked``: tokens of the longest prompt of a rollout.
 
-    Memory: weights; gradients and two AdamW moments of what is trained; what `activation_bytes`
-    finds for the tokens of the longest micro-batch; and logits of a slice of its scored tokens in
-    float32, which their gradient takes the place of, with the exponentials of a few. With bf16 a
-    pass holds its weights in bfloat16 too; its activations are less than is told.
+    Memory: the weights of all; and what `learning` or, where that is more, `sampling` holds
+    besides: one is over before the other begins. With bf16 a pass holds its weights in bfloat16
+    too; its activations are less than is told.
     """
     others = dict(frozen or {})
     size = next(model.parameters()).element_size()
@@ -85,27 +87,14 @@ def outlook(
     for name, p in model.named_parameters():
         weights[_role(name)] += p.numel() * p.element_size()
     learnt = [p for p in model.parameters() if p.requires_grad]
-    text = model.core.config.get_text_config()
     mean = sum(lengths) / len(lengths)
-    at_once = config.per_device_train_batch_size
-    # The part of a rollout that an optimiser step learns from may be smaller.
-    parts = getattr(config, "num_mini_batches", 1)
-    at_once = min(at_once, at_once * config.gradient_accumulation_steps // parts)
-    rows = sorted(zip(lengths, scored, strict=True))[-at_once:]
-    tokens, targets = (sum(column) for column in zip(*rows, strict=True))
-    if config.tokens_per_batch is not None:
-        tokens, targets = (min(n, config.tokens_per_batch) for n in (tokens, targets))
     memory = {role: weights[role] for role in dict.fromkeys(("policy", "critic", *weights))}
-    memory["gradients and AdamW"] = 3 * sum(p.numel() * p.element_size() for p in learnt)
-    # One process lets go of the critic's before the policy's begin.
-    most = max if world == 1 else sum
-    per_token = most(activation_bytes(model, recomputed=config.gradient_checkpointing))
-    memory["activations"] = round(tokens * per_token)
+    phases = [learning(config, model, lengths, scored, world)]
+    if asked and isinstance(model, ActorCritic):
+        phases.append(sampling(config, model.policy, learnt, asked, len(lengths)))
+    memory |= max(phases, key=lambda phase: sum(phase.values()))
     if getattr(config, "bf16", False):
         memory["weights in bfloat16"] = 2 * sum(p.numel() for p in model.parameters())
-    # An actor's entropies take three more tensors of those few.
-    few = (4 if isinstance(model, ActorCritic) else 1) * min(FEW, targets)
-    memory["logits"] = 4 * (min(CHUNK, targets) + few) * text.vocab_size
     steps = total_steps(len(lengths), config, world)
     return Outlook(
         steps=steps,
@@ -115,6 +104,83 @@ def outlook(
         trainable=sum(p.numel() for p in learnt),
         memory={role: size / 2**20 for role, size in memory.items() if size},
     )
+
+
+def learning(
+    config: TrainingConfig,
+    model: Model | ActorCritic,
+    lengths: Sequence[int],
+    scored: Sequence[int],
+    world: int,
+) -> dict[str, int]:
+    """Bytes that an optimiser step holds besides all weights, by what they are for: gradients and
+    two AdamW moments of what is trained; what `activation_bytes` finds for the tokens of the
+    longest micro-batch; and logits of a slice of its scored tokens in float32, which their
+    gradient takes the place of, with the exponentials of a few.
+    """
+    at_once = config.per_device_train_batch_size
+    # The part of a rollout that an optimiser step learns from may be smaller.
+    parts = getattr(config, "num_mini_batches", 1)
+    at_once = min(at_once, at_once * config.gradient_accumulation_steps // parts)
+    rows = sorted(zip(lengths, scored, strict=True))[-at_once:]
+    tokens, targets = (sum(column) for column in zip(*rows, strict=True))
+    if config.tokens_per_batch is not None:
+        tokens, targets = (min(n, config.tokens_per_batch) for n in (tokens, targets))
+    tokens, targets = tokens + -tokens % CELLS, targets + -targets % SCORED
+    each = activation_bytes(model, recomputed=config.gradient_checkpointing)
+    policy, *critic = (round(tokens * per_token) for per_token in each)
+    slice_of, few = min(CHUNK, targets), min(FEW, targets)
+    most = slice_of + few
+    if isinstance(model, ActorCritic):
+        # An entropy takes three more tensors of those few; its gradient, later, one of the slice.
+        most = max(slice_of + 4 * few, slice_of * (1 + model.entropy_counts))
+    logits = 4 * most * model.core.config.get_text_config().vocab_size
+    if world > 1:
+        policy += sum(critic)
+    elif critic and critic[0] > policy + logits:
+        # One process lets go of the critic's before the policy's begin.
+        policy, logits = critic[0], 0
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    return {"gradients and AdamW": 3 * _size(learnt), "activations": policy, "logits": logits}
+
+
+def sampling(
+    config: Any, policy: Policy, learnt: Sequence[Tensor], asked: int, number: int
+) -> dict[str, int]:
+    """Bytes that a rollout holds besides all weights, by what they are for: AdamW's two moments of
+    what is ``learnt``; and, while responses are sampled, the joint weights of the fast path, keys
+    and values of all slots, and what reading prompts of ``asked`` tokens or drawing from the logits
+    takes. Log-probs under the reference hold logits of a slice, the joint weights being gone.
+    """
+    text, size = policy.core.config.get_text_config(), policy.network.dtype.itemsize
+    responses = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    slots = min(config.local_rollout_forward_batch_size, responses)
+    prompts = min(slots, -(-responses // config.group), number)
+    answered = config.response_length
+    heads = text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    cached = slots * (answered - 1) + prompts * asked
+    cache = cached * 2 * text.num_hidden_layers * groups * width * size
+    # Inputs, queries, keys and values, and gate, up and their product, of one layer at a time.
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    per_token = size * (3 * inner + 3 * text.hidden_size + (heads + 2 * groups) * width)
+    read = min(max(READ, asked), prompts * asked) * per_token
+    drawn = 4 * 3 * slots * text.vocab_size
+    joint = copied(policy.core) if known(policy.core, asked + answered) else 0
+    targets = min(CHUNK, slots * answered)
+    scoring = 4 * (targets + min(FEW, targets)) * text.vocab_size
+    while_sampling = {
+        "joint weights": joint,
+        "keys and values": cache,
+        "sampling": max(read, drawn),
+    }
+    found = {"logits": scoring} if scoring > sum(while_sampling.values()) else while_sampling
+    return {"AdamW": 2 * _size(learnt), **found}
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def _role(name: str) -> str:
@@ -138,14 +204,18 @@ def activation_bytes(model: Model | ActorCritic, *, recomputed: bool) -> list[fl
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     for reader in readers:
         text = reader.core.config.get_text_config()
-        sample = padded([Tokens((0,), (0,) * (COUNTED - 1))]).to(reader.device)
+        # Two, for a single one would have a row of its own everywhere.
+        sample = reader.place([Tokens((i,), (0,) * (COUNTED // 2 - 1)) for i in range(2)])
+        sample = sample.to(reader.device)
         found: dict[int, int] = {}
 
         def pack(saved: Tensor, found: dict[int, int] = found) -> Tensor:
             storage = saved.untyped_storage()
             if storage.data_ptr() not in own:
                 found[storage.data_ptr()] = storage.nbytes()
-            return saved  # alive until all are counted: no address comes twice
+            # Alive until all are counted, so that no address comes twice; but apart from the graph,
+            # which would else hold itself.
+            return saved.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
             # Of a result that is let go nothing would be left.
@@ -167,6 +237,7 @@ def announce(
     rows: Dataset[Any],
     held_out: Dataset[Any] | None,
     frozen: Mapping[str, int] | None = None,
+    asked: int = 0,
 ) -> Outlook:
     """Say what the rows are like, what was counted while reading, and what the run will do.
     Arguments as of `outlook`."""
@@ -192,7 +263,7 @@ def announce(
     if int(os.environ.get("RANK", "0")) == 0:
         console.table("Data", {"sha256": rows.sha256[:12], **lines(data)})
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    ahead = outlook(config, model, lengths, scored, world, frozen)
+    ahead = outlook(config, model, lengths, scored, world, frozen, asked)
     ahead = replace(ahead, data=data, notes=notes)
     if config.dry_run:
         ahead.show()

@@ -6,7 +6,6 @@ see the tokens. Each process samples its share, then all of them hold all episod
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -86,7 +85,7 @@ class Collector:
         self.encoder, self.rewards, self.config = encoder, rewards, config
         # Seconds by phase, since it was last emptied; and what the reference and the critic read.
         self.seconds: dict[str, float] = {}
-        self.read = Counter[str]()
+        self.read = list[Layout]()
 
     def collect(
         self, prompts: Sequence[Prompted], *, stream: str, group: int = 1, batch_size: int
@@ -120,7 +119,6 @@ class Collector:
             ]
         costs = columns.pop() if self.config.cost else [0.0] * len(done)
         with self.timed("time/forward"):
-            self.read["forward/tokens"] += sum(row.length for row in rows)
             seen = measure_tokens(self.actor, rows, batch_size, self._seen)
             ref_logps, values = ([x_T2[:, i] for x_T2 in seen] for i in range(2))
         logps = [torch.tensor(t.logps, dtype=torch.float64) for t in done]
@@ -148,7 +146,7 @@ class Collector:
 
     def _seen(self, layout: Layout) -> Tensor:
         """Reference log-probs and values (B, T, 2); values of 0 where there is no critic."""
-        self.read += Counter({"forward/layouts": 1, "forward/cells": layout.ids_RC.numel()})
+        self.read.append(layout)
         logp_BT = self.reference(layout)
         blind = self.actor.critic is None
         value_BT = torch.zeros_like(logp_BT) if blind else self.actor.value(layout)

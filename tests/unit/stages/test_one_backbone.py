@@ -9,11 +9,14 @@ import torch
 
 from tests.conftest import tiny_folder
 from tests.online import cast_of, column, played, ran, reward_model
+from truing.data.layout import Tokens, padded
+from truing.generation.engine import Request, Sampling, Trajectory
+from truing.generation.local import LocalEngine
 from truing.models.checkpoint import add_lora, export
 from truing.models.heads import ValueModel, load_reward_model
 from truing.models.loading import Loading
-from truing.models.model import load_policy
-from truing.models.roles import Role, Unfit
+from truing.models.model import load_policy, logp
+from truing.models.roles import Role, Unfit, adapter_of
 from truing.rewards import ModelReward
 from truing.run import Run
 from truing.stages import casting, online, setup
@@ -94,6 +97,43 @@ def test_one_backbone_learns_what_four_models_learn(
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
 
 
+def test_the_sampler_reads_the_policys_adapter_alone(
+    make: Make, tiny: Path, tmp_path: Path
+) -> None:
+    scorer = lora_judge(tiny, tmp_path / "scorer")
+    cast = cast_of(make("lora", reward=str(scorer), value_model="reward"))
+    network = cast.actor.policy.network
+    requests = [Request((5, 6, 7 + i), i) for i in range(6)]
+    sampling = Sampling(temperature=0.8, max_completion_length=8, seed=1)
+
+    def sampled() -> list[Trajectory]:
+        engine = LocalEngine(cast.actor.policy)
+        done = engine.generate(requests, sampling)
+        assert engine.counts.path == "llama"
+        rows = [Tokens(t.prompt_ids, t.response_ids) for t in done]
+        with torch.no_grad():
+            told = logp(cast.actor.policy, padded(rows), 0.8)
+        for one, own in zip(done, told, strict=True):
+            theirs = own[: len(one.logps)].double()
+            torch.testing.assert_close(torch.tensor(one.logps).double(), theirs, atol=1e-5, rtol=0)
+        return done
+
+    def moved(name: str) -> None:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for weight in adapter_of(network, name).values():
+                weight += 0.05 * torch.randn_like(weight)
+
+    moved("default")
+    before = sampled()
+    for name in ("reward", "value"):
+        moved(name)
+        assert sampled() == before
+    moved("default")
+    pairs = zip(before, sampled(), strict=True)
+    assert all(one.logps[0] != other.logps[0] for one, other in pairs)
+
+
 def test_a_stopped_run_goes_on_to_the_last_bit(
     make: Make, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,12 +178,17 @@ def test_what_is_read_is_counted(make: Make) -> None:
     """Each response is read once by reference and critic, then by each in every pass."""
     given = {"max_steps": 1, "num_ppo_epochs": 3, "num_mini_batches": 2}
     (line,) = ran(make("ppo", **given, local_rollout_forward_batch_size=4)).metrics()
-    # 16 responses, 4 at a time; then 3 passes over 2 parts of 8, by the policy and by the critic.
-    assert (line["forward/layouts"], line["learn/layouts"]) == (4, 3 * 2 * 2)
-    assert line["learn/tokens"] == 3 * 2 * (line["forward/tokens"] or 0)
-    for phase in ("forward", "learn"):
-        assert line[f"{phase}/cells"] is not None
-        assert (line[f"{phase}/cells"] or 0) > 0
+    # 16 responses; then 3 passes over 2 parts, by the policy and by the critic.
+    assert line["policy/optimizer_steps"] == 3 * 2
+    # Prompts that came twice were read once where they met: tokens are those read and those saved.
+    rollout, learnt = (
+        float(line[f"tokens/{phase}forwarded"] or 0)
+        + float(line[f"tokens/{phase}prefix_saved"] or 0)
+        for phase in ("rollout_", "")
+    )
+    assert rollout == pytest.approx(16 * (2 + float(line["completions/mean_length"] or 0)))
+    assert learnt == pytest.approx(2 * rollout / 2)
+    assert (line["tokens/rollout_filling"], line["tokens/filling"]) == (0, 0)
 
 
 def test_a_group_reads_its_prompt_once(
@@ -157,13 +202,13 @@ def test_a_group_reads_its_prompt_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("truing.models.model.Model.shares_prompts", False)
         apart = ran(make("rloo", **given, data=data, output_dir=str(tmp_path / "apart")))
-    for phase in ("forward", "learn"):
-        (cells, tokens), (wide, same) = (
-            (column(run, f"{phase}/cells")[0], column(run, f"{phase}/tokens")[0])
+    for phase in ("rollout_", ""):
+        (few, saved), (many, none) = (
+            [column(run, f"tokens/{phase}{name}")[0] for name in ("forwarded", "prefix_saved")]
             for run in (shared, apart)
         )
-        assert tokens == same
-        assert cells < 0.5 * tokens
-        assert wide >= tokens
+        assert (few + saved, none) == (many, 0)
+        assert few < 0.5 * many
+        assert column(shared, f"tokens/{phase}filling") == [0]
     for name in ("loss/policy_avg", "grad_norm", "objective/scores"):
         assert column(shared, name) == pytest.approx(column(apart, name), rel=1e-4, abs=1e-5)

@@ -39,9 +39,10 @@ def test_steps_and_tokens_by_hand(tiny: Path, settings: Settings) -> None:
     # 18 visits of 35 tokens in steps of 4, the last one of 2.
     assert (ahead.steps, ahead.rows, ahead.tokens_per_step) == (5, 6, 18 * 35 / 5)
     assert ahead.parameters == ahead.trainable == sum(p.numel() for p in policy.parameters())
-    # 4 bytes for weight, gradient and two moments; the 2 longest rows: 110 tokens, 270 logits each.
-    fixed = ahead.parameters * 16 + 2 * 4 * 110 * 270
-    wanted = fixed + 110 * activation_bytes(policy, recomputed=False)[0]
+    # 4 bytes for weight, gradient and two moments; the 2 longest rows: 110 tokens, which make 128
+    # cells and as many scored ones, 270 logits each.
+    fixed = ahead.parameters * 16 + 2 * 4 * 128 * 270
+    wanted = fixed + 128 * activation_bytes(policy, recomputed=False)[0]
     assert ahead.memory_mb == pytest.approx(wanted / 2**20)
     assert outlook(config, policy, [10] * 6, [10] * 6, world=2).steps == 3
     beside = outlook(config, policy, lengths, lengths, world=1, frozen={"reward": 1000})
@@ -109,6 +110,16 @@ def peak(seen: Any) -> int:
     return top
 
 
+def test_what_was_counted_is_let_go(tiny: Path) -> None:
+    policy = load_policy(tiny)
+    activation_bytes(policy, recomputed=False)  # what is made once
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        activation_bytes(policy, recomputed=False)
+    assert peak(seen) > 0
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert sum(e.nbytes() for e in events) == 0
+
+
 def test_a_critic_of_its_own_leaves_as_much_behind(tiny: Path) -> None:
     policy, critic = load_policy(tiny), load_value_model(tiny)
     assert isinstance(critic, ValueModel)
@@ -140,6 +151,33 @@ ROLES: dict[str, tuple[str, tuple[int, int, int, int], dict[str, Any]]] = {
     ),
     "ppo, LoRA, one backbone": ("ppo", (192, 3, 512, 4096), {"use_peft": True}),
     "rloo, many words": ("rloo", (128, 4, 384, 16_000), {"num_generations": 2}),
+    "rloo, LoRA, an entropy that counts": (
+        "rloo",
+        (128, 3, 384, 8_000),
+        {"use_peft": True, "num_generations": 2, "temperature": 0.7, "entropy_coef": 0.01},
+    ),
+    # A rollout holds more than a step: many responses sampled together, and learnt from by fours.
+    "rloo, LoRA, a wide rollout": (
+        "rloo",
+        (256, 3, 688, 1024),
+        {
+            "use_peft": True,
+            "num_generations": 2,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 8,
+            "gradient_checkpointing": True,
+        },
+    ),
+    "rloo, LoRA, a wide rollout of many words": (
+        "rloo",
+        (64, 2, 128, 16_000),
+        {
+            "use_peft": True,
+            "num_generations": 2,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 8,
+        },
+    ),
 }
 
 
@@ -162,9 +200,16 @@ def test_the_memory_of_all_roles_is_near_the_peak_of_a_real_run(tmp_path: Path, 
     ahead: Any = online.run(check(kind, given | more | {"dry_run": True}))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         online.run(check(kind, given | more))
-    # Seen: from 8 % below the peak to 4 % above it.
-    assert ahead.memory_mb * 2**20 == pytest.approx(peak(seen), rel=0.15)
-    wanted = {"policy", "reward", "gradients and AdamW", "activations", "logits"}
+    # Seen: from 1 % below the peak to 6 % above it; an optimiser's gradients may come after it.
+    assert ahead.memory_mb * 2**20 == pytest.approx(peak(seen), rel=0.1)
+    sampled = {"AdamW", "joint weights", "keys and values", "sampling"}
+    wanted = {"policy", "reward"} | (
+        {"AdamW", "logits"}
+        if "many words" in name and "wide" in name
+        else sampled
+        if "wide" in name
+        else {"gradients and AdamW", "activations", "logits"}
+    )
     assert ahead.memory.keys() >= wanted
     assert ("critic" in ahead.memory) == (stage == "ppo")
     assert ("reference" in ahead.memory) == ("use_peft" not in more)
