@@ -2,8 +2,8 @@
 
 A small Llama of random weights plays two rollouts in a process of its own for each way; torch's
 allocator is watched from before anything is loaded, so a peak is all tensors that lived at once.
-One model is the same policy with the same adapters, learning by RLOO from a rule: the same number
-of responses, as long, and as many in a forward pass.
+One model is the same policy with the same adapters, learning by REINFORCE from a rule: from as many
+responses to the same prompts, as long, and as many in a forward pass.
 """
 
 import json
@@ -26,20 +26,21 @@ from truing.config import check
 from truing.models.checkpoint import add_lora, export
 from truing.models.heads import load_reward_model
 from truing.quickstart.training import BASE
-from truing.settings_online import PpoConfig, RlooConfig
+from truing.settings_group import ReinforceConfig
+from truing.settings_online import PpoConfig
 from truing.stages import online
 
 FILE = RECORDS / "roles.json"
 RANK = 16
 LORA: dict[str, Any] = {"use_peft": True, "lora_r": RANK, "lora_alpha": 2 * RANK}
-ONE: dict[str, Any] = {"reward": "length", "num_generations": 2}
+ONE: dict[str, Any] = {"reward": "length"}
 ALONE = "one model, LoRA"
 # Each way: its class of settings, its settings, and the judge that it names, if any.
 WAYS: dict[str, tuple[type[Any], dict[str, Any], str | None]] = {
-    ALONE: (RlooConfig, LORA | ONE, None),
+    ALONE: (ReinforceConfig, LORA | ONE, None),
     "four roles on one backbone, LoRA": (PpoConfig, LORA, "adapter/model"),
     "four models, LoRA": (PpoConfig, LORA | {"ref_model_name_or_path": "base"}, "merged/model"),
-    "one model, all weights": (RlooConfig, ONE | {"kl_coef": 0.0}, None),
+    "one model, all weights": (ReinforceConfig, ONE | {"kl_coef": 0.0}, None),
     "four models, all weights": (PpoConfig, {}, "merged/model"),
 }
 
