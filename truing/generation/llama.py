@@ -183,10 +183,10 @@ def side_by_side(modules: list[Any]) -> Callable[[Tensor], Tensor]:
 
 def joined(modules: list[Any]) -> Callable[[Tensor], Tensor]:
     """One product with their weights in a row, LoRA adapters added to them."""
-    found = [weight for module in modules if (weight := _weight(module)) is not None]
+    found = [own for module in modules if (own := _weight(module)) is not None]
     if len(found) < len(modules):
         return side_by_side(modules)
-    weight = torch.cat(found) if len(found) > 1 else found[0]
+    weight: Tensor = torch.cat(found) if len(found) > 1 else found[0]
     biases = [getattr(module, "bias", None) for module in modules]
     if all(bias is None for bias in biases):
         return lambda x: F.linear(x, weight)
