@@ -128,6 +128,7 @@ def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
         max_steps=plan.rollouts,
         num_ppo_epochs=1,
         learning_rate=2e-4,
+        lam=1.0,
         kl_coef=0.1,
         kl_target=2.0,
         kl_horizon=100.0,
@@ -140,8 +141,8 @@ def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
 def unbrake(folder: Path, plan: Plan, watch: Watch) -> None:
     """PPO without a KL penalty and in a hurry, on purpose: a warning, not a model to use.
 
-    It trusts the returns (``lam`` 1): a critic that has seen so few rollouts misleads a policy that
-    nothing holds, and the score itself would collapse before it is gamed.
+    It trusts the returns as well (``lam`` 1): a critic that has seen so few rollouts misleads a
+    policy that nothing holds, and the score itself would collapse before it is gamed.
     """
     steady: dict[str, Any] = ROLLOUTS | {"lr_scheduler_type": "constant"}
     config = PpoConfig(
