@@ -32,7 +32,7 @@ CASES: dict[str, Case] = {
     "flag-twice": words("sft --seed 1 --seed 2"),
     "flag-two-names": ppo("--sft-model-path", "runs/sft"),
     "flag-without-value": words("sft --output-dir"),
-    "flag-neither-true-nor-false": words("sft --packing=perhaps"),
+    "flag-neither-true-nor-false": words("sft --use-peft=perhaps"),
     "word-too-many": words("sft rows.jsonl"),
     "word-too-few": words("winrate run"),
     "setting-missing": words("sft --output-dir run --model-name-or-path model"),

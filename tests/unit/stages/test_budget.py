@@ -89,7 +89,7 @@ def test_memory_that_ends_is_told_with_what_to_set(
     monkeypatch.setattr(Imitation, "loss", full)
     wanted = (
         r"6 rows, 26 tokens, does not fit \(CUDA out of memory\): set per_device_train_batch_size "
-        "to 3, gradient_accumulation_steps doubled, or tokens_per_batch to 13 or less"
+        "to 3 with gradient_accumulation_steps doubled, or tokens_per_batch to 13 or less"
     )
     with pytest.raises(MemoryError, match=wanted):
         learner.learn((imitation(policy.place), ROWS))

@@ -1,6 +1,7 @@
 """How a rollout is sampled changes neither what comes nor what is measured of it."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,12 @@ def test_draws_that_depend_on_their_batch_are_noticed(
     make: Make, tiny_double: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector, prompts = start(make, tiny_double, "ppo")
-    keyed = local.uniforms
+    keyed, turns = local.uniforms, count()
 
-    def by_place(seed: int, stream: str, keys: Sequence[Any], count: int) -> Any:
-        return keyed(seed, stream, [(i, 0) for i in range(len(keys))], count)
+    def by_turn(seed: int, stream: str, keys: Sequence[Any], longest: int) -> Any:
+        return keyed(seed, stream, [(next(turns), 0) for _ in keys], longest)
 
-    monkeypatch.setattr(local, "uniforms", by_place)
+    monkeypatch.setattr(local, "uniforms", by_turn)
     wanted = collected(collector, prompts)
     with pytest.raises(AssertionError):
         same(collected(collector, prompts, batch_size=5), wanted)

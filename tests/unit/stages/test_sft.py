@@ -79,7 +79,9 @@ def test_it_learns_the_answers_by_heart_and_writes_it_all_down(
     lines = run.metrics()
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [20, 40, 60]
-    assert logged[0].keys() == {"step", "time", "loss", "grad_norm", "learning_rate", "epoch"}
+    read = {"tokens/forwarded", "tokens/filling", "tokens/prefix_saved"}
+    told = {"step", "time", "loss", "grad_norm", "learning_rate", "epoch"}
+    assert logged[0].keys() == told | read
     assert [line["step"] for line in lines if "eval_loss" in line] == [30, 60]
     looks = [line for line in lines if "completions/mean_length" in line]
     assert [line["step"] for line in looks] == [0, 30, 60]

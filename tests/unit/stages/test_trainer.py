@@ -75,7 +75,10 @@ def test_micro_batches_change_nothing(tiny_double: Path) -> None:
     assert len(steps) == len(wanted) == 5
     torch.testing.assert_close(other, one, atol=1e-9, rtol=0)
     for a, b in zip(steps, wanted, strict=True):
-        assert a.metrics == pytest.approx(b.metrics, abs=1e-5)
+        # How much is filled up is all that may differ.
+        assert a.metrics | {"tokens/filling": 0.0} == pytest.approx(
+            b.metrics | {"tokens/filling": 0.0}, abs=1e-5
+        )
         assert (a.step, a.epoch) == (b.step, b.epoch)
 
 
