@@ -110,8 +110,10 @@ def test_two_processes_do_what_one_does(stage: str, done: Path, tiny_double: Pat
     assert any(not torch.equal(one[name], start[name]) for name in start)
     alone, shared_out = figures(done / f"{stage}1"), figures(done / f"{stage}2")
     assert len(alone) == len(shared_out) == 4  # 3 steps, 1 evaluation
+    # Equal scores leave an advantage of 0 but for rounding, whose sign says whether it is clipped.
+    unsure = {"policy/clipfrac_avg": 0.0} if stage == "rloo" else {}
     for a, b in zip(alone, shared_out, strict=True):
-        assert b == pytest.approx(a, abs=1e-4)
+        assert b | unsure == pytest.approx(a | unsure, abs=1e-4)
 
 
 def test_two_processes_take_the_step_that_one_takes(done: Path) -> None:
