@@ -4,15 +4,18 @@ python scripts/lead_screenshots.py [name ...]
 """
 
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
 from selenium.webdriver.common.by import By
 
-from scripts.screenshots import FOLDER, Camera
-from tests.browser import browser, served
-from tests.web.house import PASSWORD, House
-from tests.web.leading import LEAD, Scene, scene
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.screenshots import Camera, Tour, pictured  # noqa: E402
+from tests.web.house import PASSWORD, House  # noqa: E402
+from tests.web.leading import LEAD, Scene, scene  # noqa: E402
+from truing.data.ledger import Ledger  # noqa: E402
 
 GUIDE = "Prefer the answer that **helps** more.\n\n- True before pretty\n- Short before long\n"
 
@@ -38,24 +41,12 @@ def pages(camera: Camera, made: Scene) -> None:
         camera.shoot(f"lead-{name}")
 
 
-def main(wanted: list[str]) -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for suffix, width, height, dark in (
-        ("light", 1280, 900, False),
-        ("dark", 1280, 900, True),
-        ("phone", 390, 844, False),
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            house = House(Path(folder))
-            made = scene(house)
-            made.ledger.add_document(made.campaign.id, "guideline", GUIDE)
-            with (
-                browser(Path(folder) / "profile", width=width, height=height, dark=dark) as driver,
-                served(house.app) as url,
-            ):
-                pages(Camera(driver, url, suffix, wanted), made)
-            house.ledger.close()
+def campaign(folder: Path) -> tuple[Any, Ledger, Tour]:
+    house = House(folder)
+    made = scene(house)
+    made.ledger.add_document(made.campaign.id, "guideline", GUIDE)
+    return house.app, house.ledger, lambda camera: pages(camera, made)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    pictured(sys.argv[1:], 900, campaign)

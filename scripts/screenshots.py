@@ -9,6 +9,7 @@ import io
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,24 +169,37 @@ def annotator(camera: Camera) -> None:
         camera.shoot(name)
 
 
-def main(wanted: list[str]) -> None:
+# What a camera is taken through.
+Tour = Callable[[Camera], None]
+
+
+def pictured(
+    wanted: list[str], height: int, made: Callable[[Path], tuple[Any, Ledger, Tour]]
+) -> None:
+    """Light, dark and on a phone: a tour with a camera before an app, which ``made`` makes anew
+    in a folder, with its ledger."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for suffix, width, height, dark in (
-        ("light", 1280, 860, False),
-        ("dark", 1280, 860, True),
+    for suffix, width, tall, dark in (
+        ("light", 1280, height, False),
+        ("dark", 1280, height, True),
         ("phone", 390, 844, False),
     ):
         with tempfile.TemporaryDirectory() as folder:
-            ledger = Ledger.open(Path(folder) / "ledger.sqlite")
-            fill(ledger)
+            app, ledger, tour = made(Path(folder))
             profile = Path(folder) / "profile"
             with (
-                browser(profile, width=width, height=height, dark=dark) as driver,
-                served(create_app(ledger)) as url,
+                browser(profile, width=width, height=tall, dark=dark) as driver,
+                served(app) as url,
             ):
-                annotator(Camera(driver, url, suffix, wanted))
+                tour(Camera(driver, url, suffix, wanted))
             ledger.close()
 
 
+def made_up(folder: Path) -> tuple[Any, Ledger, Tour]:
+    ledger = Ledger.open(folder / "ledger.sqlite")
+    fill(ledger)
+    return create_app(ledger), ledger, annotator
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    pictured(sys.argv[1:], 860, made_up)
