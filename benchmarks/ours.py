@@ -3,7 +3,6 @@
 python -m benchmarks.ours SPEC
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import work
-from benchmarks.side import Gate, settle
-from truing.data.batch import Tokens
+from benchmarks.side import Gate, begun
+from truing.data.layout import Tokens
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.generation.local import LocalEngine
 from truing.models.loading import Loading
@@ -181,10 +178,7 @@ def sample(gate: Gate, spec: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    spec = json.loads(sys.argv[1])
-    torch.set_num_threads(spec["threads"])
-    settle(spec["settings"])
-    gate = Gate(Path(spec["folder"]), spec["name"], cpu=spec["cpu"])
+    spec, gate = begun(sys.argv[1])
     if spec["workload"].startswith("sampling"):
         sample(gate, spec)
         return

@@ -5,7 +5,6 @@ PPO needs TRL 1.12.0 (benchmarks/setup.sh), so nothing of the product is importe
     python -m benchmarks.peer SPEC
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from transformers import (
 )
 
 from benchmarks import work
-from benchmarks.side import Gate, settle
+from benchmarks.side import Gate, begun
 
 
 def load(kind: Any, spec: dict[str, Any], place: str) -> Any:
@@ -226,10 +225,7 @@ def sample(gate: Gate, spec: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    spec = json.loads(sys.argv[1])
-    torch.set_num_threads(spec["threads"])
-    settle(spec["settings"])
-    gate = Gate(Path(spec["folder"]), spec["name"], cpu=spec["cpu"])
+    spec, gate = begun(sys.argv[1])
     workload = spec["workload"]
     if workload.startswith("sampling"):
         sample(gate, spec)

@@ -151,3 +151,11 @@ def settle(settings: Iterable[str]) -> None:
         library.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
     if "matmul" in settings:
         torch.set_float32_matmul_precision("medium")
+
+
+def begun(argument: str) -> tuple[dict[str, Any], Gate]:
+    """What a side's process was told as its argument, and its gate; its settings are made."""
+    spec = json.loads(argument)
+    torch.set_num_threads(spec["threads"])
+    settle(spec["settings"])
+    return spec, Gate(Path(spec["folder"]), spec["name"], cpu=spec["cpu"])
