@@ -149,13 +149,14 @@ def test_the_quickstart_recipes_are_what_the_quickstart_runs(
     ):
         with pytest.raises(Stopped):
             train(tmp_path, plan, *rest)
-    places = {"output_dir", "model_name_or_path", "dataset_name", "eval_dataset_name", "reward"}
+    files = ("dataset_name", "eval_dataset_name", "ptx_dataset_name")
+    places = {"output_dir", "model_name_or_path", "reward", *files}
     for name, config in seen.items():
         recipe = config_of(ROOT / "recipes" / "quickstart" / f"{name}.yaml")
         assert recipe.model_dump(exclude=places) == config.model_dump(exclude=places), name
         # The same files, in the quickstart's own folder.
-        for place in ("dataset_name", "eval_dataset_name"):
-            ours, theirs = getattr(recipe, place), getattr(config, place)
+        for place in files:
+            ours, theirs = getattr(recipe, place, None), getattr(config, place, None)
             assert (ours and Path(ours).name) == (theirs and Path(theirs).name)
     assert set(seen) == {"sft", "reward", "dpo", "ppo"}
 

@@ -118,7 +118,10 @@ def prefer(folder: Path, plan: Plan, watch: Watch) -> Policy:
 
 
 def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
-    """PPO from the supervised model against the reward model, watched likewise."""
+    """PPO from the supervised model against the reward model, watched likewise.
+
+    The best replies are mixed in (PPO-ptx): what the reward model cannot tell apart, they keep.
+    """
     config = PpoConfig(
         **ROLLOUTS,
         output_dir=str(folder / "ppo"),
@@ -132,6 +135,8 @@ def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
         kl_coef=0.1,
         kl_target=2.0,
         kl_horizon=100.0,
+        ptx_coef=0.3,
+        ptx_dataset_name=str(folder / "chosen.jsonl"),
         log_completions_steps=6,
         seed=plan.seed,
     )
