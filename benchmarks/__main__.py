@@ -1,11 +1,12 @@
 """The product beside TRL on the same work (docs/performance.md).
 
-python -m benchmarks WORKLOAD     one comparison, printed as JSON
-python -m benchmarks all          the default set, into docs/performance.md
-python -m benchmarks page         that page again, from the records alone
-python -m benchmarks scaling      what a step costs against batch, length, K and pairs
-python -m benchmarks roles        the memory of PPO's four roles, into docs/performance/roles.json
-python -m benchmarks gpu          the comparisons of one GPU
+python -m benchmarks WORKLOAD ...     comparisons, printed as JSON; --keep: into docs/performance.md
+python -m benchmarks all              the default set, into docs/performance.md
+python -m benchmarks page             that page again, from the records alone
+python -m benchmarks scaling          what a step costs against batch, length, K and pairs
+python -m benchmarks roles            what PPO's four roles take, into docs/performance/roles.json
+
+With --gpu the comparisons are those of one GPU, in bfloat16.
 """
 
 import argparse
@@ -22,6 +23,9 @@ from benchmarks.goals import DEFAULT, GPU_DEFAULT, Key
 from benchmarks.runner import compare
 from benchmarks.side import Died
 from benchmarks.work import SHAPES, WORKLOADS
+
+# What is asked for by itself.
+ALONE = ("all", "page", "scaling", "roles")
 
 
 def measured(key: Key, **more: Any) -> dict[str, Any]:
@@ -53,33 +57,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workload", choices=[*WORKLOADS, "all", "page", "scaling", "roles", "gpu"])
-    parser.add_argument("--shape", choices=list(SHAPES), default="small")
+    parser.add_argument("workload", nargs="+", choices=[*WORKLOADS, *ALONE])
+    parser.add_argument("--shape", choices=list(SHAPES), help="default: small; on a GPU 0.5b")
     parser.add_argument("--pairs", type=int, default=5, help="timed segments of each side")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--json", type=Path, help="where to write the record")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], help="default: fp32; on a GPU bf16"
+    )
+    parser.add_argument("--gpu", action="store_true", help="on the GPU that there is")
+    parser.add_argument("--keep", action="store_true", help="write the records and the page")
+    parser.add_argument("--json", type=Path, help="where to write the record of one comparison")
     given = parser.parse_args(arguments)
-    more = {"pairs": given.pairs, "threads": given.threads}
-    if given.workload == "page":
+    first, *others = given.workload
+    if others and (given.json or not set(given.workload).isdisjoint(ALONE)):
+        parser.error(f"{', '.join(ALONE)}, and --json, are for one word by itself")
+    if given.gpu and not torch.cuda.is_available():
+        parser.error("no GPU was found: --gpu measures what one takes")
+    shape = given.shape or ("0.5b" if given.gpu else "small")
+    precision = given.precision or ("bf16" if given.gpu else "fp32")
+    if first == "page":
         page.PAGE.write_text(page.render(page.saved()), encoding="utf-8")
         return 0
-    if given.workload == "scaling":
+    if first == "scaling":
         return scaling.main()
-    if given.workload == "roles":
-        return roles.main(given.shape)
-    if given.workload == "gpu":
-        if not torch.cuda.is_available():
-            raise SystemExit("no GPU was found: this measures what one takes")
-        return int(not every(GPU_DEFAULT, cpu=False, **more))
-    if given.workload == "all":
-        return int(not every(DEFAULT, **more))
-    record = measured((given.workload, given.shape, given.precision), **more)
-    text = json.dumps(record, indent=1)
-    print(text)
+    if first == "roles":
+        return roles.main(shape)
+    more = {"pairs": given.pairs, "threads": given.threads, "cpu": not given.gpu}
+    keys = [(name, shape, precision) for name in given.workload]
+    if first == "all" or given.keep:
+        wanted = (GPU_DEFAULT if given.gpu else DEFAULT) if first == "all" else keys
+        return int(not every(wanted, **more))
+    records = [measured(key, **more) for key in keys]
+    for record in records:
+        print(json.dumps(record, indent=1))
     if given.json:
-        given.json.write_text(text + "\n", encoding="utf-8")
-    return int("failed" in record)
+        given.json.write_text(json.dumps(records[0], indent=1) + "\n", encoding="utf-8")
+    return int(any("failed" in record for record in records))
 
 
 if __name__ == "__main__":

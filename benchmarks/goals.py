@@ -45,6 +45,11 @@ GOALS: dict[Key, Goal] = {
     **{(name, "small", "fp32"): goal for name, goal in _SMALL.items()},
     **{(*key, "fp32"): Goal(NOTHING, asked, NOTHING) for key, asked in _SAMPLING.items()},
     **{(name, "small", "bf16"): Goal(NOTHING, asked, NOTHING) for name, asked in _BF16.items()},
+    **{
+        (name, shape, "bf16"): Goal(NOTHING, Asked(2, None), NOTHING)
+        for shape in ("0.5b", "1.5b")
+        for name in ("dpo", "grpo", "ppo")
+    },
 }
 # What `make bench` measures: the headline first, other number formats last and apart.
 DEFAULT: list[Key] = [
@@ -53,10 +58,13 @@ DEFAULT: list[Key] = [
     ("sft", "tiny", "bf16"),
     ("dpo", "tiny", "bf16"),
 ]
-# And on one GPU. Eight billion weights with their optimiser do not fit one, so they only sample.
+# And on one GPU, what is asked for first. Eight billion weights with an optimiser do not fit one,
+# so they only sample.
+_FIRST = ("sft", "dpo", "grpo", "ppo", "sampling-128")
 GPU_DEFAULT: list[Key] = [
-    *[(name, shape, "bf16") for shape in ("0.5b", "1.5b") for name in (*_SMALL, "sampling-128")],
+    *[(name, shape, "bf16") for shape in ("0.5b", "1.5b") for name in _FIRST],
     ("sampling-128", "8b", "bf16"),
+    *[(name, shape, "bf16") for shape in ("0.5b", "1.5b") for name in ("reward", "kto", "rloo")],
 ]
 
 
@@ -68,8 +76,9 @@ def figures(record: Mapping[str, Any]) -> dict[str, tuple[Asked, float, int]]:
     """Of each figure that something is asked of: what, the figure, and the direction that is
     better (1 or -1)."""
     goal = GOALS.get(key_of(record), Goal(NOTHING, NOTHING, NOTHING))
+    tuned = record["ratio_tuned"]  # a GPU has none
     found = {
-        "tuned": (goal.tuned, record["ratio_tuned"]["median"], 1),
+        "tuned": (goal.tuned if tuned else NOTHING, tuned["median"] if tuned else 0.0, 1),
         "plain": (goal.plain, record["ratio_plain"]["median"], 1),
         "memory": (goal.memory, record["memory_plain"], -1),
     }

@@ -48,7 +48,7 @@ MORE: dict[str, dict[str, Any]] = {
 
 
 def common(spec: dict[str, Any]) -> dict[str, Any]:
-    workload, folder = work.WORKLOADS[spec["workload"]], Path(spec["folder"])
+    workload, folder = work.sized(spec), Path(spec["folder"])
     settings: dict[str, Any] = {
         "model_name_or_path": str(folder / ("scorer" if spec["workload"] == "reward" else "model")),
         "dataset_name": str(folder / "rows.jsonl"),
@@ -130,7 +130,7 @@ def gated(kind: type[Any], gate: Gate, spec: dict[str, Any]) -> None:
             rollout.LocalEngine = LocalEngine
             if ppo:
                 length = step.metrics["completions/mean_length"]
-                work.seen["tokens"] += round(length * work.WORKLOADS["ppo"].batch)
+                work.seen["tokens"] += round(length * work.sized(spec).batch)
             gate.step()
             yield step
 
@@ -161,7 +161,7 @@ def timed_reference(gate: Gate) -> None:
 
 def sample(gate: Gate, spec: dict[str, Any]) -> None:
     """Greedy responses to one batch of prompts after another."""
-    workload, folder = work.WORKLOADS[spec["workload"]], Path(spec["folder"])
+    workload, folder = work.sized(spec), Path(spec["folder"])
     config = SftConfig(**{**common({**spec, "workload": "sft"}), "dataset_name": "none"})
     policy = load_policy(folder / "model", Loading.of(config))
     engine = LocalEngine(policy, batch_size=workload.batch)

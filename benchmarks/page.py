@@ -57,8 +57,8 @@ gradient checkpointing, which it switches on, would save it memory and cost it t
 GPU = """## On a GPU
 
 No GPU was at hand when this page was written, so nothing on it was measured on one. `python -m
-benchmarks gpu` runs the same comparisons there, in bfloat16, with shapes of 0.5, 1.5 and 8 billion
-parameters. [One GPU](one-gpu.md) tells what the recipes take.
+benchmarks all --gpu` runs the same comparisons there, in bfloat16, with shapes of 0.5, 1.5 and 8
+billion parameters. [One GPU](one-gpu.md) tells what the recipes take.
 """
 
 
@@ -136,7 +136,8 @@ def section(title: str, records: Sequence[Record]) -> Iterator[str]:
         ]
         yield f"| {label(record)} | {' | '.join(cells)} |"
     yield from ("", "Bold: at its goal; *italic*: below its floor.", "")
-    yield "| | tokens/s: Truing, tuned, plain | peak MB | MFU, % | loss | gradient |"
+    names = ", ".join(done[0]["peak_mb"]).replace("truing", "Truing") if done else ""
+    yield f"| | tokens/s: {names} | peak MB | MFU, % | loss | gradient |"
     yield "|---|---|---|---|---|---|"
     for record in done:
         speed = ", ".join(f"{v['median']:.0f}" for v in record["tokens_per_second"].values())
@@ -156,7 +157,9 @@ def label(record: Record) -> str:
     return f"{record['workload']}, {record['shape']}"
 
 
-def ratio(found: Mapping[str, float], told: str | None) -> str:
+def ratio(found: Mapping[str, float] | None, told: str | None) -> str:
+    if found is None:
+        return ""
     middle = marked(f"{found['median']:.2f}", told)
     return f"{middle} ({found['min']:.2f} to {found['max']:.2f})"
 

@@ -56,7 +56,7 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
         "use_cpu": spec["cpu"],
         "bf16": spec["precision"] == "bf16",
         "gradient_checkpointing": False,
-        "per_device_train_batch_size": work.WORKLOADS[spec["workload"]].batch,
+        "per_device_train_batch_size": work.sized(spec).batch,
         "learning_rate": work.SETTINGS["learning_rate"],
         "max_grad_norm": work.SETTINGS["max_grad_norm"],
         "lr_scheduler_type": "constant",
@@ -168,9 +168,9 @@ def ppo_first_given(module: Any, shape: work.Shape) -> None:
     def batch(policy: Any, queries: Tensor, size: int, pad: int, config: Any) -> Any:
         module.batch_generation = original
         found = [work.given(row[row != pad].tolist(), 0, shape, whole=True) for row in queries]
-        responses = torch.full((len(found), work.RESPONSE), pad)
+        responses = torch.full((len(found), work.RESPONSE), pad, device=queries.device)
         for row, response in zip(responses, found, strict=True):
-            row[: len(response)] = torch.tensor(response)
+            row[: len(response)] = torch.tensor(response, device=row.device)
         both = torch.cat([queries, responses], 1)
         logits = module.forward(policy, both, pad).logits[:, queries.shape[1] - 1 : -1]
         return both, logits
@@ -203,7 +203,7 @@ def read(workload: str, rows: Any) -> list[tuple[list[int], list[int]]]:
 
 def sample(gate: Gate, spec: dict[str, Any]) -> None:
     """Greedy responses to one batch of prompts after another, by transformers."""
-    workload, folder = work.WORKLOADS[spec["workload"]], Path(spec["folder"])
+    workload, folder = work.sized(spec), Path(spec["folder"])
     model = load(AutoModelForCausalLM, spec, "model").eval()
     tokens = AutoTokenizer.from_pretrained(str(folder / "model"))
     ends = set(model.generation_config.eos_token_id)

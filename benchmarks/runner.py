@@ -1,10 +1,11 @@
 """One comparison: three processes by turns on the same rows, and what they took.
 
-The sides are the product, TRL as installed ("plain"), and TRL with two machine settings ("tuned").
-A round is a timed segment of each, in an order that turns; a ratio is taken within a round, so what
-the machine does meanwhile falls on all of them.
+The sides are the product, TRL as installed ("plain"), and on a CPU TRL with two settings of the
+machine ("tuned"). A round is a timed segment of each, in an order that turns; a ratio is taken
+within a round, so what the machine does meanwhile falls on all of them.
 """
 
+import math
 import platform
 import shutil
 import subprocess
@@ -47,8 +48,9 @@ def peak_flops(threads: int, cpu: bool, seconds: float = 1.0) -> float:
     """Operations a second of the best matrix multiply that this machine was seen to do."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    rows, kind = (2048, {}) if cpu else (8192, {"device": "cuda", "dtype": torch.bfloat16})
-    a, b = torch.randn(rows, 512, **kind), torch.randn(512, 1536, **kind)
+    shape = (2048, 512, 1536) if cpu else (8192, 8192, 8192)
+    kind = {} if cpu else {"device": "cuda", "dtype": torch.bfloat16}
+    a, b = torch.randn(shape[:2], **kind), torch.randn(shape[1:], **kind)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         for precision in ("highest", "medium"):
@@ -57,7 +59,7 @@ def peak_flops(threads: int, cpu: bool, seconds: float = 1.0) -> float:
             a @ b
             if not cpu:
                 torch.cuda.synchronize()
-            best = max(best, 2 * rows * 512 * 1536 / (time.perf_counter() - start))
+            best = max(best, 2 * math.prod(shape) / (time.perf_counter() - start))
     torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(before)
     return best
@@ -92,13 +94,17 @@ class Comparison:
     ) -> None:
         self.name, self.shape, self.pairs, self.threads = name, shape, pairs, threads
         self.precision, self.cpu = precision, cpu
-        self.workload, self.size = work.WORKLOADS[name], work.SHAPES[shape]
+        told = {"workload": name, "shape": shape, "cpu": cpu}
+        self.workload, self.size = work.sized(told), work.SHAPES[shape]
+        self.named = SIDES if cpu else ("truing", "plain")
         self.steps = UNCOUNTED + pairs
         self.folder = Path(tempfile.mkdtemp(prefix=f"truing-bench-{name}-"))
         self.sides: dict[str, Side] = {}
 
     def __enter__(self) -> "Comparison":
-        work.prepare(self.folder, self.size, self.workload, self.steps)
+        half = self.precision == "bf16"
+        sizes = self.size, self.workload, self.steps
+        work.prepare(self.folder, *sizes, cpu=self.cpu, half=half)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,14 +136,18 @@ class Comparison:
         """All rounds; the record of the comparison. Raises `Died` where a side does."""
         if self.name == "ppo" and not PPO_PEER.is_file():
             raise Died("TRL 1.12.0 is not there, the last with PPO: run benchmarks/setup.sh")
-        # One after the other: a side that loads would slow down one that is timed.
-        first = {name: self.start(name).step() for name in SIDES}
+        if not self.cpu:  # they load at once: a GPU's host has the cores for that
+            for name in self.named:
+                self.start(name)
+        # Else one after the other: a side that loads would slow down one that is timed.
+        first = {n: (self.sides.get(n) or self.start(n)).step() for n in self.named}
         self.check(first)
         for side in self.sides.values():
             side.step()
         rounds: list[dict[str, dict[str, Any]]] = []
         for i in range(self.pairs):
-            turned = SIDES[i % 3 :] + SIDES[: i % 3]
+            first_one = i % len(self.named)
+            turned = self.named[first_one:] + self.named[:first_one]
             rounds.append({n: self.sides[n].step() for n in turned})
         for done in rounds:
             self.charge(done["truing"], first["truing"])
@@ -175,12 +185,12 @@ class Comparison:
     ) -> dict[str, Any]:
         speed = {
             name: [self.tokens(i, r[name]) / r[name]["seconds"] for i, r in enumerate(rounds)]
-            for name in SIDES
+            for name in self.named
         }
-        peak = {name: max(r[name]["peak_mb"] for r in rounds) for name in SIDES}
+        peak = {name: max(r[name]["peak_mb"] for r in rounds) for name in self.named}
         ratio = {
             name: spread([a / b for a, b in zip(speed["truing"], speed[name], strict=True)])
-            for name in ("tuned", "plain")
+            for name in self.named[1:]
         }
         most = peak_flops(self.threads, self.cpu)
         each = 2 * self.size.parameters * self.workload.passes
@@ -189,7 +199,7 @@ class Comparison:
                 each * self.passed(i, r[name]) / r[name]["seconds"] / most
                 for i, r in enumerate(rounds)
             )
-            for name in SIDES
+            for name in self.named
         }
         sampling = self.name.startswith("sampling")
         loss, gradient = (None, None) if sampling else self.differences(first)
@@ -198,16 +208,19 @@ class Comparison:
             "workload": self.name,
             "shape": self.shape,
             "precision": self.precision,
-            "ratio_tuned": ratio["tuned"],
+            "ratio_tuned": ratio.get("tuned"),
             "ratio_plain": ratio["plain"],
             "memory_plain": peak["truing"] / peak["plain"],
             "mfu": mfu,
             "loss_difference": loss,
             "gradient_difference": gradient,
+            "first_loss": {name: answer["loss"] for name, answer in first.items()},
             **more,
-            "tokens_per_second": {name: spread(speed[name]) for name in SIDES},
-            "tokens": {n: sum(self.tokens(i, r[n]) for i, r in enumerate(rounds)) for n in SIDES},
-            "seconds": {n: sum(r[n]["seconds"] for r in rounds) for n in SIDES},
+            "tokens_per_second": {name: spread(speed[name]) for name in self.named},
+            "tokens": {
+                n: sum(self.tokens(i, r[n]) for i, r in enumerate(rounds)) for n in self.named
+            },
+            "seconds": {n: sum(r[n]["seconds"] for r in rounds) for n in self.named},
             "peak_mb": peak,
             "matmul_gflops": most / 1e9,
             "pairs": self.pairs,

@@ -99,7 +99,16 @@ WORKLOADS = {
     "sampling-32": Workload("prompts", 32, 1),
     "sampling-128": Workload("prompts", 128, 1),
 }
+# A GPU is given so many times the rows, or its time would go into launches; both sides lie on it.
+GPU_ROWS = {"0.5b": 8, "1.5b": 3}
 SETTINGS = {"learning_rate": 1e-6, "beta": 0.1, "max_grad_norm": 1.0}
+
+
+def sized(spec: Mapping[str, Any]) -> Workload:
+    """The workload of a side, with the rows of its kind of machine and shape."""
+    found = WORKLOADS[spec["workload"]]
+    more = 1 if spec["cpu"] or found.greedy else GPU_ROWS.get(spec["shape"], 1)
+    return found._replace(batch=found.batch * more)
 
 
 def lengths(draw: random.Random, low: int, high: int) -> int:
@@ -193,14 +202,19 @@ def tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
 
 def ending(model: LlamaForCausalLM) -> None:
     """Make a random model end its responses now and then: one channel is the same in every
-    embedding but that of the end token, whose logit it raises by what is missing."""
+    embedding but that of the end token, where it is raised until that comes once in `ENDS`."""
     weight = model.model.embed_tokens.weight
     with torch.no_grad():
         weight[:, 0] = 2.0
-        text = torch.randint(WORDS, len(weight), (4, 128))
-        logits, hidden = model(text).logits, model.model(text).last_hidden_state
-        others = (logits.logsumexp(-1) - logits[..., EOS]).mean()
-        weight[EOS, 0] += (others - math.log(ENDS)) / hidden[..., 0].mean()
+        text = torch.randint(WORDS, len(weight), (16, 128))
+        logits, hidden = model(text).logits, model.model(text).last_hidden_state[..., 0]
+        apart = logits[..., EOS] - logits.logsumexp(-1)
+        low, high = 0.0, 64.0
+        for _ in range(40):
+            raised = (low + high) / 2
+            often = bool((apart + raised * hidden).sigmoid().mean() > 1 / ENDS)
+            low, high = (low, raised) if often else (raised, high)
+        weight[EOS, 0] += low
 
 
 def walking(model: LlamaForCausalLM) -> None:
@@ -215,22 +229,31 @@ def walking(model: LlamaForCausalLM) -> None:
     model.generation_config.eos_token_id = [EOS, *range(ENDS, len(weight), ENDS)]
 
 
-def prepare(folder: Path, shape: Shape, workload: Workload, steps: int) -> None:
-    """Write the rows of so many steps, the policy and a reward model."""
+def prepare(
+    folder: Path,
+    shape: Shape,
+    workload: Workload,
+    steps: int,
+    *,
+    cpu: bool = True,
+    half: bool = False,
+) -> None:
+    """Write the rows of so many steps, the policy and a reward model; the weights ``half`` as
+    long, in bfloat16, if so asked."""
     torch.manual_seed(SEED)
     config = shape.config
     config.tie_word_embeddings = not workload.greedy
-    policy = LlamaForCausalLM(config)
-    if workload.greedy:
-        walking(policy)
-    elif workload.online:
-        ending(policy)
-    policy.save_pretrained(folder / "model")
-    config.num_labels = 1
-    scorer = LlamaForSequenceClassification(config)
+    with torch.device("cpu" if cpu else "cuda"):
+        policy = LlamaForCausalLM(config)
+        if workload.greedy:
+            walking(policy)
+        elif workload.online:
+            ending(policy)
+        config.num_labels = 1
+        scorer = LlamaForSequenceClassification(config)
     scorer.model.load_state_dict(policy.model.state_dict())
-    scorer.save_pretrained(folder / "scorer")
-    for place in ("model", "scorer"):
+    for place, model in {"model": policy, "scorer": scorer}.items():
+        (model.bfloat16() if half else model).save_pretrained(folder / place)
         tokenizer(shape).save_pretrained(folder / place)
     count = workload.batch // workload.group * steps
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:

@@ -103,6 +103,25 @@ def test_greedy_responses_end_at_lengths_of_their_own(tmp_path: Path) -> None:
     assert 0.4 * work.ENDS < sum(lengths) / 16 < 1.6 * work.ENDS
 
 
+def test_a_gpu_is_given_more_rows() -> None:
+    spec = {"workload": "grpo", "shape": "0.5b", "cpu": True}
+    assert [work.sized({**spec, "cpu": cpu}).batch for cpu in (True, False)] == [16, 128]
+    # Whole groups, whatever the shape.
+    assert work.sized({**spec, "shape": "1.5b", "cpu": False}).batch % 8 == 0
+    assert work.sized({**spec, "workload": "sampling-32", "cpu": False}).batch == 32
+
+
+def test_of_a_gpu_there_is_no_tuned_side() -> None:
+    sides = {"truing": 2.0, "plain": 1.0}
+    gpu = record("dpo", shape="0.5b", precision="bf16", ratio_tuned=None, device="gpu")
+    gpu |= {"peak_mb": sides, "tokens_per_second": {n: spread([v]) for n, v in sides.items()}}
+    assert set(goals.figures(gpu)) == {"plain"}
+    text = page.render([gpu])
+    assert "## On a GPU, bf16 against bf16" in text
+    assert "| tokens/s: Truing, plain |" in text
+    assert "No GPU was at hand" not in text
+
+
 def test_a_response_ends_at_its_first_end_token() -> None:
     assert work.ended([5, 7, 9, 7], {7}) == [5, 7]
     assert work.ended([5, 9], {7}) == [5, 9]

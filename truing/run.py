@@ -92,7 +92,7 @@ class Run:
             "seed": seed,
             "created": _now(),
             "parents": [asdict(parent) for parent in parents],
-            "versions": _versions(),
+            "versions": versions(),
             "git": _git(),
             "machine": _machine(threads, device),
             **({"data": dict(data)} if data else {}),
@@ -370,7 +370,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on, as far as they are installed."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from truing.generation.cache import Slots
 from truing.generation.llama import Llama
+from truing.models.varlen import Pieces, fits, look
 
 
 class Reading:
@@ -23,22 +24,34 @@ class Reading:
     ) -> None:
         self.model, self.slots, self.rows = model, slots, rows
         self.sizes = [int(slots.width[row]) for row in rows]
-        at_N = torch.cat([torch.arange(size) for size in self.sizes]).to(turn[0].device)
+        device = turn[0].device
+        at_N = torch.cat([torch.arange(size) for size in self.sizes]).to(device)
         self.cos_N1D, self.sin_N1D = (table[at_N].unsqueeze(1) for table in turn)
+        self.at_N = at_N
+        self.pieces: Pieces | None = None
+        if fits(device, slots.own.dtype, model.dim):
+            self.pieces = Pieces.of(self.sizes, device)
+            sizes = torch.tensor(self.sizes)
+            self.row_N = torch.tensor(self.rows).repeat_interleave(sizes).to(device)
 
     def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
-        heads, groups = self.model.heads, self.model.groups
+        heads, groups, scale = self.model.heads, self.model.groups, self.model.scale
         turned = rotated(qkv_NHD[:, : heads + groups], self.cos_N1D, self.sin_N1D)
         whole = torch.cat([turned, qkv_NHD[:, heads + groups :]], 1)
+        if self.pieces is not None:  # all at once
+            q, *kept = whole.split([heads, groups, groups], 1)
+            for i, each in enumerate(kept):
+                self.slots.prompts[layer, i][self.row_N, :, self.at_N] = each
+            places = self.pieces, self.pieces
+            return look(q, *kept, *places, causal=True, scale=scale)[0].flatten(1)
         seen: list[Tensor] = []
         for row, part in zip(self.rows, whole.split(self.sizes), strict=True):
             q, k, v = part.transpose(0, 1).split([heads, groups, groups])
             self.slots.prompts[layer, 0, row, :, : len(part)] = k
             self.slots.prompts[layer, 1, row, :, : len(part)] = v
             found = F.scaled_dot_product_attention(
-                q[None], k[None], v[None], is_causal=True, scale=self.model.scale,
-                enable_gqa=heads != groups,
-            )  # fmt: skip
+                q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=heads != groups
+            )
             seen.append(found[0].transpose(0, 1).flatten(1))
         return torch.cat(seen)
 

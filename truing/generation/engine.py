@@ -73,7 +73,7 @@ class Trajectory:
 class Counts:
     """What an engine did, in all its calls. ``path``: by which way the model was run last, "llama"
     (fast, for the Llama family) or "transformers". Tokens: read of prompts, spared because a prompt
-    was read already, and fed back one a step."""
+    was read already, and fed back one a step. ``replayed``: steps by a recorded graph."""
 
     path: str = ""
     prompt_tokens: int = 0
@@ -81,6 +81,7 @@ class Counts:
     steps: int = 0
     tokens: int = 0
     slots_refilled: int = 0
+    replayed: int = 0
 
 
 class Engine(Protocol):

@@ -4,7 +4,8 @@ transformers hands whatever 4-dimensional mask it is given to each layer's atten
 is. In place of a mask `spans` makes a table of integers (1, 1, S, 4): a span's first cell, the cell
 behind its last, and the same of the prompt in front of it, which stands elsewhere in the row (0, 0
 where it has none). A cell sees those before it in its span, and all of that prompt. What it sees of
-both is put together by the logarithms of their sums, which torch's kernel for CPUs returns.
+both is put together by the logarithms of their sums, which torch's kernel for CPUs returns; on a
+GPU `varlen` does all spans at once.
 
 Source: the sums of blocks as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, section 3.1).
 Differs: a mask over the row gives the same numbers, but in time with the square of the row.
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from truing.models.varlen import Varlen, fits, plan_of
 
 _forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -45,7 +48,8 @@ def spans(documents_RC: Tensor, segments_RC: Tensor, more: int = 0) -> Tensor:
             prompt = (start, stop) if segment == 0 else (0, 0)
         opened, start = (row, document), stop
     found += [[start, start + more, 0, 0]] if more else []
-    return torch.tensor(found, device=documents_RC.device)[None, None]
+    # On the CPU, wherever the model is: every layer reads it there, and would else wait for a GPU.
+    return torch.tensor(found)[None, None]
 
 
 def attend(
@@ -72,10 +76,16 @@ def attend(
         # As sdpa itself does it: positions turn queries and keys in float32, values are not.
         to = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(to), key.to(to), value.to(to)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if query.device.type != "cpu":
+        if not fits(query.device, query.dtype, query.shape[-1]):
+            raise RuntimeError(f"no attention by spans in {query.dtype} on {query.device}")
+        flat = (x[0].transpose(0, 1) for x in (query, key, value))
+        seen: Any = Varlen.apply(*flat, plan_of(attention_mask, query.device), scale)
+        return seen[None], None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    seen: Any = _Spans.apply(query, key, value, attention_mask, scale)
+    seen = _Spans.apply(query, key, value, attention_mask, scale)
     return seen.transpose(1, 2), None
 
 

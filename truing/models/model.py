@@ -7,7 +7,6 @@ only the hidden states that predict a scored token reach the output head, a slic
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -34,6 +33,8 @@ from truing.models.memory import release
 # Columns of a row and scored tokens are rounded up to multiples of these. CPU kernels are made, and
 # kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
 COLUMNS, SCORED, CELLS = 16, 128, 64
+# How several responses may lie in one row: told apart by spans, a mask, or restarting positions.
+How = Literal["spans", "mask", "restarts"]
 
 logging.disable_progress_bar()
 
@@ -49,6 +50,7 @@ class Model(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.version = 0
+        self._trials: dict[tuple[How, torch.device], bool] = {}
 
     @property
     def core(self) -> Any:
@@ -145,19 +147,13 @@ class Model(nn.Module):
     @property
     def reads_spans(self) -> bool:
         """Whether the model reads many texts in one row by `spans`: tried out, once."""
-        return self.device.type == "cpu" and self._spans
+        on_cpu = self.device.type == "cpu"
+        return (on_cpu or precision.halves(self.network.dtype)) and self._tried("spans")
 
-    @cached_property
-    def _spans(self) -> bool:
-        random = any(getattr(m, "attention_dropout", 0.0) for m in self.core.modules())
-        if self._attention != "sdpa" or self._windows or random:
-            return False
-        return self._reads("spans")
-
-    @cached_property
+    @property
     def shares_prompts(self) -> bool:
         """Whether responses can share the row of their prompt: tried out, once, on six tokens."""
-        return self._attention in ("eager", "sdpa") and not self._windows and self._reads("mask")
+        return self._tried("mask")
 
     @property
     def sharers(self) -> int:
@@ -171,19 +167,33 @@ class Model(nn.Module):
         windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
         return bool(windows or getattr(config, "sliding_window", None))
 
-    @cached_property
+    @property
     def _packs(self) -> bool:
         """Whether flash attention keeps texts in one row apart by themselves."""
-        return "flash" in self._attention and self._reads("restarts")
+        return "flash" in self._attention and self._tried("restarts")
 
-    def _reads(self, how: Literal["spans", "mask", "restarts"]) -> bool:
+    def _tried(self, how: How) -> bool:
+        """Whether the model, where it is now, reads responses in one row: tried out but once."""
+        key = how, self.device
+        if key not in self._trials:
+            ways = {"spans": ("sdpa",), "mask": ("eager", "sdpa"), "restarts": (self._attention,)}
+            known = self._attention in ways[how] and not (self._windows and how != "restarts")
+            random = any(getattr(m, "attention_dropout", 0.0) for m in self.core.modules())
+            known &= not (random and how == "spans")
+            self._trials[key] = known and self._reads(how)
+        return self._trials[key]
+
+    def _reads(self, how: How) -> bool:
         """Whether two responses to one prompt, in one row, come out as each alone."""
         vocabulary = self.core.config.get_text_config().vocab_size
         ids = tuple(i % vocabulary for i in range(1, 7))
         rows = [Tokens(ids[:3], ids[3:5]), Tokens(ids[:3], ids[5:])]
         together = packed(rows, capacity=10) if how == "restarts" else shared(rows)
         alone, found = padded(rows), list[Tensor]()
-        with evaluating(self):
+        half = self.network.dtype in (torch.float16, torch.bfloat16)
+        # A GPU reads spans in 16 bits alone, as it will be asked to.
+        mixed = how == "spans" and self.device.type != "cpu" and not half
+        with evaluating(self), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             for layout in (together.to(self.device), alone.to(self.device)):
                 one_row = layout.kind != "padded" and how != "mask"
                 inputs = self._in_one_row(layout) if one_row else self._widened(layout)
@@ -191,11 +201,10 @@ class Model(nn.Module):
                     hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
                 except (RuntimeError, ValueError, IndexError, TypeError):
                     return False  # its attention is another
-                found.append(hidden[tuple(layout.last_B2.T)])
+                found.append(hidden[tuple(layout.last_B2.T)].float())
         one, other = found
-        # Half precision rounds its sums in another order; else only the last digits may differ.
-        tolerance = 1e-2 if one.dtype in (torch.float16, torch.bfloat16) else 1e-4
-        return torch.allclose(one.float(), other.float(), atol=tolerance, rtol=tolerance)
+        # 16 bits round their sums in another order; else only the last digits may differ.
+        return bool((one - other).norm() <= (2e-2 if half or mixed else 1e-5) * other.norm())
 
 
 def cells(responses: Sequence[Tokens], model: Model) -> int:

@@ -84,6 +84,11 @@ def told() -> str:
     return _multiply() + (" bf16" if _chosen.get().bf16 else "")
 
 
+def halves(dtype: torch.dtype) -> bool:
+    """Whether a model of this format makes its passes in 16 bits."""
+    return _chosen.get().bf16 or dtype in (torch.bfloat16, torch.float16)
+
+
 @contextmanager
 def mixed(device: torch.device) -> Iterator[None]:
     """A model's pass: its matrix multiplies and attention in bfloat16 where the settings say so.

@@ -15,7 +15,7 @@ from truing.data.batch import Encoder
 from truing.data.formats import Dataset
 from truing.data.layout import Tokens
 from truing.data.profile import Figures, lines, profile, spread
-from truing.generation.continuous import READ
+from truing.generation.continuous import read_at_once
 from truing.generation.llama import copied, known
 from truing.models.actor import ActorCritic
 from truing.models.head import CHUNK, FEW
@@ -165,7 +165,7 @@ def sampling(
     # Inputs, queries, keys and values, and gate, up and their product, of one layer at a time.
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     per_token = size * (3 * inner + 3 * text.hidden_size + (heads + 2 * groups) * width)
-    read = min(max(READ, asked), prompts * asked) * per_token
+    read = min(max(read_at_once(policy.device), asked), prompts * asked) * per_token
     drawn = 4 * 3 * slots * text.vocab_size
     joint = copied(policy.core) if known(policy.core, asked + answered) else 0
     targets = min(CHUNK, slots * answered)

@@ -13,12 +13,10 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 import torch
-import transformers
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -27,7 +25,7 @@ from truing.data.layout import Tokens
 from truing.lineage import CHECKPOINTS
 from truing.models import precision
 from truing.models.model import Policy, sequence_logps
-from truing.run import Run
+from truing.run import Run, versions
 from truing.settings import DpoConfig, KtoConfig
 from truing.writing import check_place, written
 
@@ -122,7 +120,7 @@ def fingerprint(model: Policy) -> str:
         "attention": str(core.config._attn_implementation),
         "arithmetic": precision.told(),
         "device": model.device.type,
-        "versions": [version("truing"), torch.__version__, transformers.__version__],
+        "versions": versions(),
     }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     named = [*core.named_parameters(), *core.named_buffers()]

@@ -135,7 +135,7 @@ def test_in_float32_the_company_changes_next_to_nothing(tmp_path: Path, way: str
 def test_what_was_done_is_counted(
     policy: Policy, way: str, read: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(continuous, "READ", read)
+    monkeypatch.setitem(continuous.READ, "cpu", read)
     engine = LocalEngine(policy, batch_size=4)
     engine.stops = set()
     done = engine.generate(REQUESTS, Sampling(max_completion_length=6))

@@ -225,7 +225,7 @@ def test_rounding_shapes_up_changes_nothing_and_keeps_to_the_context(
         lambda _, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
     )
     batches = padded(rows), packed(rows, capacity=25), padded([*rows, long]), shared(answers())
-    monkeypatch.setitem(vars(policy), "_spans", False)
+    monkeypatch.setitem(policy._trials, ("spans", policy.device), False)
     for layout in batches:
         monkeypatch.setattr(module, "COLUMNS", 7)
         monkeypatch.setattr(module, "SCORED", 5)

@@ -1,0 +1,71 @@
+"""Attention of a GPU: the pieces that its kernel is given, with a kernel of plain torch."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests import flash
+from truing.data.layout import Tokens, flat
+from truing.models import varlen
+from truing.models.attention import spans
+from truing.models.model import sight
+
+ROWS = [
+    Tokens((1, 2, 3), (4, 5)),
+    Tokens((1, 2, 3), (6,)),
+    Tokens((1, 2, 3), (7, 8, 9, 10)),
+    Tokens((11, 12), (13, 14, 15)),
+    Tokens((11, 12), (16,)),
+    Tokens((), (16, 17)),
+    Tokens((18, 19), ()),
+]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "_forward", flash.forward)
+    monkeypatch.setattr(varlen, "_backward", flash.backward)
+
+
+def test_the_calls_that_a_table_comes_to() -> None:
+    layout = flat(ROWS)
+    table = spans(layout.documents_RC, layout.segments_RC, 3)
+    plan = varlen.plan_of(table, torch.device("cpu"))
+    assert plan.own.begins.tolist() == [0, 5, 6, 10, 15, 16, 18, 20, 23]
+    assert (plan.own.longest, plan.askers.longest, plan.prompts.longest) == (5, 5, 3)
+    # Two responses look at the first prompt, as one piece, and one at the second.
+    assert plan.asking_A.tolist() == [5, 6, 7, 8, 9, 15]
+    assert plan.askers.begins.tolist() == [0, 5, 6]
+    assert plan.asked_P.tolist() == [0, 1, 2, 10, 11]
+    assert plan.prompts.begins.tolist() == [0, 3, 5]
+    assert varlen.plan_of(table, torch.device("cpu")) is plan
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("rows", [ROWS, ROWS[3:4]], ids=["prompts shared", "a text alone"])
+def test_two_calls_are_attention_under_the_mask_of_the_row(
+    kernel: None, groups: int, rows: list[Tokens]
+) -> None:
+    layout = flat(rows)
+    draw = torch.Generator().manual_seed(0)
+    cells, more = layout.cells, {"dtype": torch.float64, "generator": draw}
+    inputs = [torch.randn(cells, n, 8, **more).requires_grad_() for n in (4, groups, groups)]
+    plan = varlen.Plan.of(spans(layout.documents_RC, layout.segments_RC), torch.device("cpu"))
+    ours: Any = varlen.Varlen.apply(*inputs, plan, 0.3)
+    query, key, value = (x.transpose(0, 1)[None] for x in inputs)
+    seen = sight(layout.documents_RC, layout.segments_RC)[:, None]
+    plain = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True
+    )[0].transpose(0, 1)
+    torch.testing.assert_close(ours, plain, atol=1e-12, rtol=0)
+    ahead = torch.randn(cells, 4, 8, **more)
+    grads = [torch.autograd.grad(x, inputs, ahead) for x in (ours, plain)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+
+
+def test_the_kernel_is_for_16_bits_on_a_gpu() -> None:
+    assert not varlen.fits(torch.device("cpu"), torch.bfloat16, 64)
+    assert not varlen.fits(torch.device("cuda"), torch.float32, 64)
+    assert not varlen.fits(torch.device("cuda"), torch.bfloat16, 60)
