@@ -60,6 +60,10 @@ def test_two_long_answers_move_together_and_hide_nothing(
         if width > 760:  # side by side, and equally large
             assert (left["y"], left["height"]) == (right["y"], right["height"])
             assert left["height"] > 900
+        else:  # one below the other, its letter above what one reads
+            driver.execute_script("scrollTo(0, arguments[0])", right["y"] + 500)
+            shown = driver.execute_script("return document.elementFromPoint(40, 20).textContent")
+            assert "B" in shown.split()
         # A key moves both, and what one decides with stays in the window.
         ada.keys(Keys.END)
         ada.until(lambda: driver.execute_script("return scrollY > 900"))
