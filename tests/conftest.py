@@ -1,7 +1,7 @@
-"""Fixtures that all tests share: real data where there is any, and tiny models."""
+"""Fixtures that all tests share: real data where there is any, tiny models, PostgreSQL."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from tests import postgres
+from truing.data.ledger import Ledger
 
 # Tensors are tiny here: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -160,3 +163,19 @@ def jsonl(tmp_path: Path) -> Callable[[str, Iterable[Mapping[str, Any]]], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server of the tests' own."""
+    made = postgres.server()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def shared(server: postgres.Server) -> str:
+    """One database of it for all tests, which they empty (`tests.ledgers.emptied`)."""
+    url = server.create("shared")
+    Ledger.open(url).close()
+    return url

@@ -2,9 +2,21 @@
 
 from itertools import count
 
-from truing.data.ledger import Answer, Ledger, NewItem, NewResponse
+from sqlalchemy import text
+
+from truing.data.ledger import Answer, Ledger, NewItem, NewResponse, chain
+from truing.data.ledger.tables import LEDGER, metadata
 
 START = 1_800_000_000_000  # milliseconds since 1970
+
+
+def emptied(url: str) -> str:
+    """A database as it was when its tables were made: to make them takes seconds."""
+    with Ledger.open(url) as ledger, ledger.writing() as c:
+        names = ", ".join(table.name for table in metadata.sorted_tables)
+        c.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+        chain.begin(c, LEDGER)
+    return url
 
 
 class Clock:

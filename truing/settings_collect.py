@@ -29,11 +29,11 @@ class CampaignTopic(LedgerTopic):
 class CollectCreateConfig(CampaignTopic, CommandTopic):
     """Collect create: a new campaign, and the ledger if there is none"""
 
-    kind: Literal[
-        "pairwise", "ranking", "rating", "thumbs", "steps", "spans", "demonstration", "edit"
-    ] = Field("pairwise", description="What people do with each item.")
+    kind: Literal["pairwise", "ranking", "rating", "thumbs", "steps", "demonstration", "edit"] = (
+        Field("pairwise", description="What people do with each item.")
+    )
     aspects: Annotated[list[str], BeforeValidator(as_list)] = Field(
-        [], description="What is rated, for kind rating: helpful, true, and so on."
+        [], description="What is rated, for kind rating: helpful, true, and so on; or in rules."
     )
     guideline: str | None = Field(
         None, description="File (Markdown) of the guideline. The same command adds a new version."
@@ -42,15 +42,17 @@ class CollectCreateConfig(CampaignTopic, CommandTopic):
     warning: str | None = Field(None, description="File of a warning of what they may see.")
     rules: str | None = Field(
         None,
-        description="YAML file of the rules of assignment: overlap, gold_share, retest_share and "
-        "so on. None: one judgement of each item.",
+        description="YAML file of the campaign's rules: overlap, gold_share, critique and so on. "
+        "None: one judgement of each item.",
     )
     seed: int = Field(0, ge=0, description="Seed of the orders in which things are shown.")
 
     @model_validator(mode="after")
     def _aspects_fit(self) -> Self:
-        if bool(self.aspects) != (self.kind == "rating"):
-            raise ValueError("aspects are needed with kind rating, and have no effect without")
+        if self.aspects and self.kind != "rating":
+            raise ValueError("aspects are for kind rating, and have no effect without")
+        if self.kind == "rating" and not self.aspects and self.rules is None:
+            raise ValueError("kind rating needs aspects: what is rated")
         return self
 
 

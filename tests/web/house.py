@@ -121,10 +121,13 @@ def _new_ledger() -> bytes:
 class House:
     """A ledger in a folder and the app over it."""
 
-    def __init__(self, folder: Path, **more: Any) -> None:
-        place = folder / "ledger.sqlite"
-        place.write_bytes(_new_ledger())  # making the tables takes a second
-        self.ledger = Ledger.open(place)
+    def __init__(self, folder: Path, url: str = "", **more: Any) -> None:
+        """``url``: of an empty ledger to use in place of a file in the folder."""
+        if not url:
+            place = folder / "ledger.sqlite"
+            place.write_bytes(_new_ledger())  # making the tables takes a second
+            url = str(place)
+        self.ledger = Ledger.open(url)
         self.app = create_app(self.ledger, **more)
 
     def browser(self, email: str = "") -> Browser:

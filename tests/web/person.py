@@ -16,11 +16,11 @@ from truing.data.ledger import Campaign, Judgement
 ADA = "ada@example.org"
 
 
-class Person:
-    """Somebody before a browser, who has a keyboard."""
+class Typist:
+    """A browser and a keyboard."""
 
-    def __init__(self, house: House, driver: Any, url: str) -> None:
-        self.house, self.driver, self.url = house, driver, url
+    def __init__(self, driver: Any, url: str) -> None:
+        self.driver, self.url = driver, url
 
     def go(self, path: str) -> None:
         self.driver.get(self.url + path)
@@ -59,10 +59,10 @@ class Person:
         self.until(lambda: words in self.text())
 
     def tab_to(self, words: str) -> None:
-        """Go on by Tab until the focus is on something with these words."""
+        """Go on by Tab until the focus is on something that is read out with these words."""
         for _ in range(60):
             here = self.driver.switch_to.active_element
-            if here.tag_name != "body" and words in here.text:
+            if here.tag_name != "body" and words in here.accessible_name:
                 return
             self.keys(Keys.TAB)
         raise AssertionError(f"no Tab leads to {words!r}")
@@ -81,6 +81,14 @@ class Person:
         self.until(lambda: self.driver.find_element(By.TAG_NAME, "html").id != before)
         done = "return document.readyState === 'complete'"
         self.until(lambda: self.driver.execute_script(done))
+
+
+class Person(Typist):
+    """Somebody before a browser, in a house whose ledger the test can read."""
+
+    def __init__(self, house: House, driver: Any, url: str) -> None:
+        super().__init__(driver, url)
+        self.house = house
 
     def said(self, campaign: Campaign, email: str = ADA) -> list[Judgement]:
         me = self.house.ledger.identity(email=email)

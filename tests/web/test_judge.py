@@ -1,6 +1,7 @@
 """Each kind of judgement through its form, and what becomes of a form that came twice, late, wrong
 or from somebody else."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -352,3 +353,35 @@ def test_all_texts_are_shown_whole(house: House) -> None:
 def test_the_forms_here_are_those_of_every_kind() -> None:
     assert set(FORMS) == set(TEXTS)
     assert new_item("thumbs").kind == "thumbs"
+
+
+def test_what_comes_late_is_kept_and_its_author_is_told(house: House) -> None:
+    made = campaign(house.ledger, items=1, lease_minutes=0.001)
+    for name in ("ada", "eve"):
+        person(house.ledger, f"{name}@example.org", made)
+    ada, eve = house.browser("ada@example.org"), house.browser("eve@example.org")
+    number = house.ledger.assignment(ada.work(made), 1).item_id
+
+    def late() -> tuple[list[bool], int]:
+        return [j.late for j in house.ledger.judgements(number)], house.ledger.item(number).done
+
+    # The slot is free again, and nobody else has taken it: it counts as if in time.
+    time.sleep(0.1)
+    assert house.ledger.sweep(made.id) == 1
+    assert "Nothing is left" in ada.judge(choice="a2").text
+    assert "marked as late" not in ada.page.text
+    assert late() == ([True], 1)
+    # Somebody else judged it meanwhile: it is kept beside theirs, and the next page says so.
+    ada.submit(f"/tasks/{made.id}/undo")
+    ada.work(made)
+    time.sleep(0.1)
+    assert eve.work(made)
+    assert "Nothing is left" in eve.judge(choice="tie").text
+    fields = {"token": ada.hidden("token"), "choice": "b1"}
+    came = ada.submit(f"/judge/{ada.lease}", script=True, **fields)
+    assert late() == ([False, True], 2)
+    assert "marked as late" in ada.visit(came.json()["next"]).text
+    again = ada.submit(f"/judge/{came.request.url.path.split('/')[-1]}", script=True, **fields)
+    assert again.json() == came.json()
+    assert late() == ([False, True], 2)
+    assert "marked as late" not in ada.visit(f"/tasks/{made.id}").text

@@ -1,53 +1,27 @@
 """The command: where it listens, what it says, and what it refuses."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.web.command import WAIT, running
 from tests.web.house import House, person
 from truing.cli import main
 from truing.web.serve import greet
 
-WAIT = 120  # seconds: the machine may be busy with other things
-
 
 def test_the_command_serves_and_lets_the_first_admin_in(tmp_path: Path) -> None:
-    place = tmp_path / "ledger.sqlite"
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "truing", "serve", str(place), "--port", "0"]
-    with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-        try:
-            end = time.monotonic() + WAIT
-            while not (
-                found := re.search(r"http://127\.0\.0\.1:(\d+)/invitation/\S+", log.read_text())
-            ):
-                assert server.poll() is None, log.read_text()
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.1)
-            while True:
-                try:
-                    page = urllib.request.urlopen(found[0], timeout=WAIT).read().decode()
-                    break
-                except OSError:
-                    assert time.monotonic() < end
-                    time.sleep(0.1)
-            assert "Password" in page
-            # It never loads torch.
-            maps = Path(f"/proc/{server.pid}/maps")
-            if maps.exists():
-                assert "libtorch" not in maps.read_text()
-        finally:
-            os.kill(server.pid, signal.SIGINT)
-            server.wait(WAIT)
-    assert found[0].split("/")[-1] not in log.read_text().replace(found[0], "")
+    with running(str(tmp_path / "ledger.sqlite"), log) as server:
+        page = urllib.request.urlopen(server.invitation, timeout=WAIT).read().decode()
+        assert "Password" in page
+        # It never loads torch.
+        maps = Path(f"/proc/{server.pid}/maps")
+        if maps.exists():
+            assert "libtorch" not in maps.read_text()
+    secret = server.invitation.split("/")[-1]
+    assert secret not in log.read_text().replace(server.invitation, "")
 
 
 def test_an_admin_who_is_there_needs_no_link(

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from truing.data.schema import (
     Steps,
     Text,
 )
-from truing.feedback.assign import Policy, place
+from truing.feedback.assign import place
+from truing.feedback.rules import config_of, rules_of
 from truing.settings_collect import (
     CollectCreateConfig,
     CollectImportConfig,
@@ -47,12 +48,11 @@ SAMPLES = ("pairwise", "ranking", "rating")  # whose items are several samples o
 
 def create(config: CollectCreateConfig) -> None:
     """Make the campaign, or add new versions of its texts if it is there with the same kind."""
-    rules = _rules(config.rules, config.seed)
+    made = _config(config)
     with Ledger.open(config.ledger) as ledger:
         try:
             campaign = ledger.campaign(config.campaign)
         except LookupError:
-            made = {"rules": rules} | ({"aspects": config.aspects} if config.aspects else {})
             campaign = ledger.create_campaign(
                 config.campaign, config.kind, config=made, seed=config.seed
             )
@@ -77,20 +77,18 @@ def _text(file: str) -> str:
         raise ValueError(f"{file} cannot be read ({error}): give a text file in UTF-8") from None
 
 
-def _rules(file: str | None, seed: int) -> dict[str, Any]:
-    """The rules of assignment, as the policy knows them."""
-    given = {} if file is None else read_yaml(file)
-    known = {each.name for each in fields(Policy)}
-    if odd := sorted(set(given) - known):
-        raise ConfigError(f"{file}: no rule has the name {odd[0]}; there are {sorted(known)}")
-    policy_of({"rules": {"seed": seed, **given}})
-    return {"seed": seed, **given}
-
-
-def policy_of(config: dict[str, Any]) -> Policy:
-    """The policy of a campaign, from its config."""
-    rules = dict(config.get("rules", {}))
-    return Policy(**{**rules, "tags": frozenset(rules.get("tags", ()))})
+def _config(config: CollectCreateConfig) -> dict[str, Any]:
+    """The rules of the file, and the aspects, as the campaign will hold them."""
+    rules = {} if config.rules is None else read_yaml(config.rules)
+    if config.aspects and "aspects" in rules:
+        raise ConfigError(f"aspects came, and stand in {config.rules} too: give them once")
+    rules |= {"aspects": config.aspects} if config.aspects else {}
+    if config.kind == "rating" and "aspects" not in rules:
+        raise ConfigError("kind rating needs aspects: what is rated")
+    try:
+        return config_of(config.kind, rules)
+    except ConfigError as error:
+        raise ConfigError(f"{config.rules}: {error}" if config.rules else str(error)) from None
 
 
 Say = Callable[[str], None]  # takes a line for whoever imports
@@ -256,7 +254,7 @@ class Items:
         self, ledger: Ledger, campaign: Campaign, config: CollectImportConfig, units: list[Unit]
     ) -> None:
         self.ledger, self.campaign, self.config = ledger, campaign, config
-        self.units, self.policy = units, policy_of(campaign.config)
+        self.units, self.policy = units, rules_of(campaign.config).policy(campaign.seed)
         self.source = Path(config.dataset_name).name
         self.again = 0
 

@@ -24,7 +24,7 @@ class Tally:
         self.by = defaultdict[int, Counter[str]](Counter)
         self.guidelines, self.rounds = Counter[int | None](), Counter[int]()
         self.domains, self.arms, self.sources = Counter[str](), Counter[str](), Counter[str]()
-        self.short, self.items = 0, 0
+        self.short, self.over, self.late, self.items = 0, 0, 0, 0
         # As bare numbers: there may be millions.
         self.values, self.units, self.prompts = array("d"), array("q"), array("q")
         self._prompts = dict[bytes, int]()
@@ -35,6 +35,7 @@ class Tally:
             return
         self.items += 1
         self.short += item.purpose == "work" and item.done < item.wanted
+        self.over += item.purpose == "work" and item.done > item.wanted
         prompt = self._prompts.setdefault(digest_of(item.prompt), len(self._prompts))
         for each in said:
             value = _value(item, each)
@@ -50,6 +51,7 @@ class Tally:
             self.guidelines[each.guideline_id] += 1
             self.rounds[each.round] += 1
             self.arms[each.arm or "none"] += 1
+            self.late += each.late
             who = f"{each.source}, simulated" if each.simulated else each.source
             self.sources[who] += 1
 
@@ -120,10 +122,13 @@ def card(campaign: Campaign, ledger: Ledger, export: Any) -> str:
         lines.append(f"- {count} judgements under {which}")
     lines += [f"- {n} in round {number}" for number, n in sorted(tally.rounds.items())]
     lines += [f"- {n} chosen by the arm {name}" for name, n in sorted(tally.arms.items())]
+    if tally.late:
+        lines.append(f"- {tally.late} sent after the lease on the item had run out (`late`)")
     lines += ["", "## Known gaps", ""]
     gaps = {why: n for why, n in export.maker.left_out.items() if n}
     gaps |= {"dropped, crossing train and test": export.crossing} if export.crossing else {}
     gaps |= {"items with fewer judgements than wanted": tally.short} if tally.short else {}
+    gaps |= {"items with more judgements than wanted": tally.over} if tally.over else {}
     lines += [f"- {why}: {n}" for why, n in gaps.items()] or ["None that is known."]
     if config.test_share:
         lines += ["", f"Train and test share no {' and no '.join(config.split_by)}."]

@@ -1,11 +1,11 @@
 """The rules of a campaign, as its config holds them: who sees what next, and what the pages ask."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from truing.config import Topic, check
+from truing.config import ConfigError, Topic, check
 from truing.feedback.assign import Policy
 
 ASSIGNED = ("cap", "daily_cap", "retest_share", "retest_distance", "gold_share", "gold_delay")
@@ -18,10 +18,15 @@ ASSIGNED += (
     "lease_minutes",
     "window",
 )
+# Rules that say something of one kind of campaign alone.
+OF_KIND = {"aspects": "rating", "scale": "rating"}
+OF_KIND |= dict.fromkeys(("strength", "ties", "both_bad"), "pairwise")
 
 
 class Rules(Topic):
     """Rules: what a campaign asks, and of whom"""
+
+    advice: ClassVar[Mapping[str, str]] = {"seed": "a campaign has its seed beside its rules"}
 
     overlap: int = Field(1, ge=1, description="People who judge each item.")
     cap: int | None = Field(None, ge=1, description="Most answers of one person, in all.")
@@ -85,12 +90,24 @@ class Rules(Topic):
         return Policy(seed, tags=frozenset(self.tags), **chosen)
 
 
+def config_of(kind: str, rules: Mapping[str, object]) -> dict[str, Any]:
+    """The config of a new campaign of this kind with these rules, wherever they were given.
+
+    Raises ConfigError for a rule that there is not, that cannot be used, or that has no effect in
+    this kind of campaign.
+    """
+    known = check(Rules, rules)
+    for name, only in OF_KIND.items():
+        if name in rules and kind != only:
+            raise ConfigError(f"{name} has no effect with kind {kind}, only with {only}: leave out")
+    return {"rules": known.model_dump(mode="json", exclude_unset=True)}
+
+
 def rules_of(config: Mapping[str, object]) -> Rules:
     """The rules that a campaign's config holds, under ``rules`` or beside it. Raises ConfigError
     for an unknown key."""
     nested = config.get("rules")
     told = dict(nested) if isinstance(nested, Mapping) else {}
     told |= {name: value for name, value in config.items() if name != "rules"}
-    # The campaign has its seed itself.
-    told.pop("seed", None)
+    told.pop("seed", None)  # where a campaign was made before it had its own
     return check(Rules, told)

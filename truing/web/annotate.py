@@ -177,10 +177,11 @@ def undo(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
         for j in ledger.recent(campaign_id, me.id, 20)
         if j.assignment_id == judgement.assignment_id
     ]
-    lease = ledger.undo(judgement.id, me.id, 60 * part.rules.lease_minutes)
+    seconds = 60 * part.rules.lease_minutes
+    lease = ledger.undo(judgement.id, me.id, seconds)
     assert lease is not None
     kind = ledger.item(lease.item_id).kind
-    ledger.save_draft(lease.id, me.id, kinds.filled(kind, said, lease.shown))
+    ledger.save_draft(lease.id, me.id, kinds.filled(kind, said, lease.shown), seconds)
     return RedirectResponse(f"/judge/{lease.id}", 303)
 
 

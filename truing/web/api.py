@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from truing.data.ledger import Annotator, NewItem, NewResponse
 from truing.data.ledger.columns import judgements_after, numbers_after
 from truing.data.ledger.tables import written
-from truing.feedback.rules import ASSIGNED, rules_of
+from truing.feedback.rules import config_of, rules_of
 from truing.web.auth import ROLES, require
 from truing.web.figures import numbers_of
 from truing.web.lead import NEXT
@@ -59,7 +59,7 @@ SAYS: Any = {
     404: {"description": "There is no such thing."},
 }
 router = APIRouter(prefix="/api/v1", default_response_class=Ascii, responses=SAYS)
-Kind = Literal["pairwise", "ranking", "rating", "thumbs", "steps", "spans", "demonstration", "edit"]
+Kind = Literal["pairwise", "ranking", "rating", "thumbs", "steps", "demonstration", "edit"]
 State = Literal["draft", "pilot", "open", "paused", "closed"]
 After = Annotated[int, Query(ge=0, le=BIG, description="Only what comes after this.")]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="At most so many.")]
@@ -223,10 +223,7 @@ def campaigns(request: Request, me: Holder) -> list[CampaignOut]:
 @router.post("/campaigns", status_code=201)
 def create(request: Request, me: Holder, body: CampaignIn) -> CampaignOut:
     """A new campaign, a draft."""
-    rules = dict(body.rules)
-    rules_of({"rules": rules})
-    policy = {k: v for k, v in rules.items() if k in (*ASSIGNED, "tags")}
-    config = {"rules": policy, **{k: v for k, v in rules.items() if k not in policy}}
+    config = config_of(body.kind, body.rules)
     made = ledger_of(request).create_campaign(
         body.name, body.kind, config=config, seed=body.seed, actor=me.id
     )

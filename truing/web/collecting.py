@@ -16,7 +16,7 @@ from truing.config import ConfigError
 from truing.data.ledger import Annotator, Campaign, Ledger, NewItem, NewResponse
 from truing.data.ledger.columns import purposes
 from truing.feedback.campaigns import take_in
-from truing.feedback.rules import ASSIGNED, rules_of
+from truing.feedback.rules import config_of
 from truing.settings_collect import CollectImportConfig
 from truing.web.auth import text_field
 from truing.web.kinds import KINDS
@@ -162,10 +162,7 @@ def _config(request: Request, kind: str) -> dict[str, Any]:
     if kind == "rating":
         aspects = re.split(r"[,\n]", text_field(request, "aspects", 1000))
         chosen["aspects"] = [a.strip() for a in aspects if a.strip()] or ["helpful"]
-    chosen |= told
-    rules_of(chosen)
-    policy = {k: v for k, v in chosen.items() if k in (*ASSIGNED, "tags")}
-    return {"rules": policy, **{k: v for k, v in chosen.items() if k not in policy}}
+    return config_of(kind, chosen | told)
 
 
 # --- items ----------------------------------------------------------------------------------------

@@ -226,6 +226,8 @@ def judge(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     if item.purpose == "screening":
         passed = action == "judge" and right(item, recorded[0])
         to = _quizzed(ledger, part, me, item, passed) or to
+    if recorded[0].late and ledger.item(item.id).done > item.wanted:
+        to += "?beyond"  # others had judged it meanwhile; the next page says so
     return _went(request, to)
 
 

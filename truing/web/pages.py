@@ -51,9 +51,11 @@ def ledger_of(request: Request) -> Ledger:
 
 def page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
     """Draw a template. It sees ``csrf`` (the token that every form has as its field ``csrf``),
-    ``me`` (the signed-in `Annotator`, or None), ``path``, and the context."""
+    ``me`` (the signed-in `Annotator`, or None), ``path``, ``beyond`` (the address says that what
+    was sent last came late, see `judge`), and the context."""
     me: Annotator | None = getattr(request.state, "me", None)
     told = {"me": me, "path": request.url.path, "csrf": csrf.token(request), **context}
+    told |= {"beyond": "beyond" in request.query_params}
     response = HTMLResponse(TEMPLATES.get_template(template).render(told), status)
     csrf.remember(request, response)
     return response

@@ -1,6 +1,7 @@
 """Judgements into a campaign and out again: the rows that come back are those that went in."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -333,3 +334,19 @@ def test_messages_beside_texts_are_refused_by_parquet_alone(
     assert main(["collect", "export", "l.sqlite", "--campaign", "replies", "--output-dir", "p",
                  "--format", "parquet"]) == 1  # fmt: skip
     assert "Write them as --format jsonl" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_came_late_is_exported_and_counted_in_the_card(place: Path) -> None:
+    with Ledger.open("l.sqlite") as ledger:
+        made = Team(ledger, items=2)
+        held = made.hold(seconds=0.001)
+        time.sleep(0.01)
+        assert ledger.sweep(made.id) == 1
+        made.judge(1)
+        said = [better(held.shown[1])]
+        ledger.submit(held.id, made.people[0], said, token="late")
+    rows = exported(place)
+    assert [row["provenance"]["extra"].get("late") for row in rows] == [None, True]
+    card = Path("out0/README.md").read_text(encoding="utf-8")
+    assert "- 1 sent after the lease on the item had run out (`late`)" in card
+    assert "- items with more judgements than wanted: 1" in card

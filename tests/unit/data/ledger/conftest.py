@@ -1,38 +1,12 @@
-"""A ledger on each database: an SQLite file, and a PostgreSQL server of the tests' own."""
+"""A ledger on each database: an SQLite file, and the tests' own PostgreSQL server."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
-from tests import postgres
-from tests.ledgers import Clock, Team
-from truing.data.ledger import Ledger, chain
-from truing.data.ledger.tables import LEDGER, metadata
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    made = postgres.server()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="session")
-def shared(server: postgres.Server) -> str:
-    """One database for all tests, emptied for each: to make one takes seconds."""
-    url = server.create("shared")
-    Ledger.open(url).close()
-    return url
-
-
-def emptied(url: str) -> str:
-    with Ledger.open(url) as ledger, ledger.writing() as c:
-        names = ", ".join(table.name for table in metadata.sorted_tables)
-        c.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-        chain.begin(c, LEDGER)
-    return url
+from tests.ledgers import Clock, Team, emptied
+from truing.data.ledger import Ledger
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
