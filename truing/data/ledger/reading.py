@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
-from truing.data.ledger.campaigns import read_items
 from truing.data.ledger.entries import Item
 from truing.data.ledger.tables import items, judgements
+from truing.data.ledger.texts import BETWEEN, read_items
 
 PAGE = 500  # items
 _NAMES = (
@@ -64,7 +64,6 @@ def judged(c: Connection, campaign_id: int) -> Iterator[tuple[Item, Sequence[Sai
         rows = [Said(*row) for row in c.execute(_SAID, between)]
         if not rows:
             continue
-        mine = (items.c.campaign_id == campaign_id) & items.c.id.between(first, last)
-        there = {item.id: item for item in read_items(c, mine)}
+        there = {item.id: item for item in read_items(c, BETWEEN, **between)}
         for number, said in groupby(rows, key=lambda row: row.item_id):
             yield there[number], list(said)
