@@ -136,8 +136,8 @@ def _line(
 def _shown(
     ledger: Ledger, policy: assign.Policy, me: Annotator, number: int, pass_: int, arm: str
 ) -> tuple[Item, list[int], int, str]:
-    """The item with its texts, and the order in which this person sees its responses. The order is
-    by (annotator, item) alone, so the responses need to be read of the item that was chosen only."""
+    """The item with its texts, and the order in which this person sees its responses: it is by
+    (annotator, item) alone, so they are read of the item that was chosen only."""
     item = ledger.item(number)
     own = [response.id for response in item.responses]
     order = assign.side_order(policy, me.pseudonym, number, len(own), pass_)

@@ -1,6 +1,6 @@
 """Items with their texts, by two statements that are made once each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -39,7 +39,7 @@ def read_items(c: Connection, which: tuple[Any, Any], **values: Any) -> Iterator
     """Items in the order of their numbers; ``which``: ONE (``item``), SOME (``items``) or BETWEEN
     (``campaign``, ``first``, ``last``)."""
     own, links = which
-    rows = c.execute(own, values).all()
+    rows: Sequence[Any] = c.execute(own, values).all()
     there = {
         number: tuple(Response(*row[1:]) for row in group)
         for number, group in groupby(c.execute(links, values), key=itemgetter(0))

@@ -2,7 +2,7 @@
 has in a campaign, and which papers they were shown. The statements are made once: to put one
 together takes longer than to run it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, exists, select
 
@@ -76,7 +76,7 @@ _PAPERS = (
 def session(c: Connection, secret: str, now: int) -> Session | None:
     """The living session of this secret; None for one unknown, over, ended, or of somebody not
     active."""
-    row = c.execute(_SESSION, {"hash": secret_hash(secret), "now": now}).one_or_none()
+    row: Any = c.execute(_SESSION, {"hash": secret_hash(secret), "now": now}).one_or_none()
     return None if row is None else Session(*row[:3], Annotator(*row[3:]))
 
 
