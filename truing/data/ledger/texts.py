@@ -39,10 +39,11 @@ def read_items(c: Connection, which: tuple[Any, Any], **values: Any) -> Iterator
     """Items in the order of their numbers; ``which``: ONE (``item``), SOME (``items``) or BETWEEN
     (``campaign``, ``first``, ``last``)."""
     own, links = which
-    rows: Sequence[Any] = c.execute(own, values).all()
+    rows = c.execute(own, values).all()
     there = {
         number: tuple(Response(*row[1:]) for row in group)
         for number, group in groupby(c.execute(links, values), key=itemgetter(0))
     }
-    for row in rows:
+    for found in rows:
+        row: Sequence[Any] = found
         yield Item(*row[:_PLACE], there.get(row[0], ()), *row[_PLACE:])

@@ -77,7 +77,7 @@ def session(c: Connection, secret: str, now: int) -> Session | None:
     """The living session of this secret; None for one unknown, over, ended, or of somebody not
     active."""
     row: Any = c.execute(_SESSION, {"hash": secret_hash(secret), "now": now}).one_or_none()
-    return None if row is None else Session(*row[:3], Annotator(*row[3:]))
+    return None if row is None else Session(row[0], row[1], row[2], Annotator(*row[3:]))
 
 
 def standing(c: Connection, campaign_id: int, annotator_id: int) -> Standing:
