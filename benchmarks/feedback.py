@@ -184,6 +184,12 @@ class Person:
             raise RuntimeError(f"{method} {path}: {response.status} {came[:300]}")
         return came
 
+    def __enter__(self) -> "Person":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
     def next(self) -> tuple[str, str]:
         """The next item's lease and the form's token."""
         page = self._ask("GET", self.path)
