@@ -3,8 +3,9 @@
     python -m benchmarks.feedback --items 100000 --judgements 1000000 --annotators 50
 
 fills a ledger, serves it by ``truing serve``, and lets annotators judge over HTTP at several sizes
-of it (docs/feedback-load.md). Each fetches the next item, thinks, and submits. What they wait is
-timed at their side, what it costs is the server's CPU time. All judgements are marked as simulated.
+of it (docs/feedback-load.md); with ``--ledger`` one that is kept, or measured as it stands. Each
+fetches the next item, thinks, and submits. What they wait is timed at their side, what it costs is
+the server's CPU time. All judgements are marked as simulated.
 """
 
 import argparse
@@ -46,7 +47,9 @@ INSERT INTO assignments (campaign_id, item_id, annotator_id, retest, state, arm,
                          guideline_id, slot, leased_at, expires_at, draft)
 SELECT campaign_id, item_id, annotator_id, 0, 'done', 'control', shown, guideline_id, :yes, at, at,
        NULL
-FROM judgements WHERE campaign_id = :campaign AND seq > :after AND kind = 'pairwise'
+FROM judgements
+WHERE campaign_id = :campaign AND seq > :after AND kind = 'pairwise' AND assignment_id IS NULL
+ON CONFLICT DO NOTHING
 """
 
 
@@ -55,9 +58,16 @@ FROM judgements WHERE campaign_id = :campaign AND seq > :after AND kind = 'pairw
 
 class Filling:
     """A campaign that is judged in bulk up to any count: judgement j is of item j modulo their
-    number, and nobody judges an item twice."""
+    number, and nobody judges an item twice, but for the few they judged over HTTP before. One that
+    is there stays as it is."""
 
     def __init__(self, ledger: Ledger, count: int, most: int, people: int) -> None:
+        self.ledger = ledger
+        there = [campaign for campaign in ledger.campaigns() if campaign.name == "load"]
+        if there:
+            self.campaign, self.done = there[0], ledger.progress(there[0].id).done
+            self.people = [one.id for one in ledger.annotators(self.campaign.id)]
+            return
         # Beyond what is filled in, everybody finds something to judge in the end too.
         wanted = most // count + 3
         if wanted > people:
@@ -65,7 +75,6 @@ class Filling:
                 f"{most} judgements of {count} items by {people} people came; needed: at most "
                 f"{people - 3} for each item, since nobody judges one twice. Give more annotators"
             )
-        self.ledger = ledger
         self.campaign: Campaign = ledger.create_campaign("load", "pairwise")
         ledger.add_items(self.campaign.id, items(count, wanted))
         paper = ledger.add_document(self.campaign.id, "guideline", "# Which helps more?\n\nSay it.")
@@ -80,6 +89,8 @@ class Filling:
 
     def upto(self, count: int) -> None:
         """Record judgements until there are ``count`` of them."""
+        if count <= self.done:
+            return
         with self.ledger.reading() as c:
             after = c.scalar(text("SELECT COALESCE(MAX(seq), 0) FROM judgements"))
         self.ledger.record(self.campaign.id, self._told(self.done, count), batch=5000)
@@ -300,12 +311,21 @@ def exported(place: str, form: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def database(kind: str) -> Iterator[str]:
-    """A new database, in a temporary folder: its address."""
-    if kind == "sqlite":
+def database(kind: str, kept: str | None) -> Iterator[str]:
+    """The address of a database: of one that is kept, or a new one in a temporary folder."""
+    if kept is not None:
+        yield kept
+    elif kind == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
             yield str(Path(folder) / "ledger.sqlite")
-        return
+    else:
+        with cluster() as place:
+            yield place
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """A PostgreSQL server of our own, which waits for the disk as any does."""
     home = postgres.install()
     if home is None:
         raise SystemExit("PostgreSQL is not installed, and apt-get could not install it")
@@ -319,12 +339,12 @@ def database(kind: str) -> Iterator[str]:
 
 def measure(given: argparse.Namespace, place: str) -> dict[str, Any]:
     """All that is asked for, at each size; a line for each as it comes."""
-    sizes = [*(size for size in SIZES if size < given.judgements), given.judgements]
     record: dict[str, Any] = {"sizes": [], "exports": []}
     with Ledger.open(place) as ledger:
         begun = time.monotonic()
         filling = Filling(ledger, given.items, given.judgements, given.annotators)
-        for size in sizes:
+        sizes = [*(size for size in SIZES if size < given.judgements), given.judgements]
+        for size in [filling.done] if filling.done else sizes:
             filling.upto(size)
             say(f"{size} judgements are there after {time.monotonic() - begun:.0f} s")
             secrets = [ledger.issue_token("session", 86400, annotator_id=n) for n in filling.people]
@@ -351,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--judgements", type=int, default=1_000_000)
     parser.add_argument("--annotators", type=int, default=50)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--ledger", help="a ledger to keep: a path, or an address of PostgreSQL")
     parser.add_argument("--workers", type=int, default=1, help="processes of the server")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long they judge each time")
     parser.add_argument(
@@ -359,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--export", nargs="*", default=["parquet", "jsonl"], help="formats to time")
     parser.add_argument("--json", type=Path, help="where to write the record")
     given = parser.parse_args(arguments)
-    with database(given.database) as place:
+    with database(given.database, given.ledger) as place:
         record = measure(given, place)
     load = os.getloadavg()[0]
     told = {k: v for k, v in vars(given).items() if k != "json"}
