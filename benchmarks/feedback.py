@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from truing.data.ledger.entries import Told
 from truing.web.csrf import derived
 
 SIZES = (10_000, 100_000)
+KEPT = 4.0  # seconds; the server closes a connection that was idle for 5
 FORM = {"action": "judge", "choice": "a1", "active_ms": "4000", "timing": "{}"}
 TOKEN = re.compile(r'name="token" value="(\w+)"')
 LEASE = re.compile(r'data-lease="(\d+)"')
@@ -185,12 +185,15 @@ class Person:
     def __init__(self, port: int, campaign: int, secret: str) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.path, self.csrf = f"/tasks/{campaign}", derived(secret)
-        self.headers = {"cookie": f"truing={secret}"}
+        self.headers, self.used = {"cookie": f"truing={secret}"}, time.monotonic()
 
     def _ask(self, method: str, path: str, body: str | None = None, **headers: str) -> str:
+        if time.monotonic() - self.used > KEPT:
+            self.connection.close()  # the next request opens it anew
         self.connection.request(method, path, body, {**self.headers, **headers})
         response = self.connection.getresponse()
         came = response.read().decode()
+        self.used = time.monotonic()
         if response.status != 200:
             raise RuntimeError(f"{method} {path}: {response.status} {came[:300]}")
         return came
@@ -385,7 +388,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     load = os.getloadavg()[0]
     told = {k: v for k, v in vars(given).items() if k != "json"}
     record = {**told, **record, "cpus": os.cpu_count(), "load_average_at_end": load}
-    record["filling_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     lines = json.dumps(record, indent=1)
     print(lines)
     if given.json:
