@@ -1,6 +1,6 @@
 """Items with their texts, by two statements that are made once each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -44,6 +44,7 @@ def read_items(c: Connection, which: tuple[Any, Any], **values: Any) -> Iterator
         number: tuple(Response(*row[1:]) for row in group)
         for number, group in groupby(c.execute(links, values), key=itemgetter(0))
     }
-    for found in rows:
-        row: Sequence[Any] = found
-        yield Item(*row[:_PLACE], there.get(row[0], ()), *row[_PLACE:])
+    for row in rows:
+        fields: list[Any] = [*row]
+        fields.insert(_PLACE, there.get(fields[0], ()))
+        yield Item(*fields)
