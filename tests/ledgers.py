@@ -1,11 +1,20 @@
 """A campaign with people, to be judged in tests, and a clock that can be set."""
 
+from collections import Counter
 from itertools import count
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from truing.data.ledger import Answer, Ledger, NewItem, NewResponse, chain
-from truing.data.ledger.tables import LEDGER, metadata
+from truing.data.ledger.tables import (
+    LEDGER,
+    assignments,
+    items,
+    judgements,
+    metadata,
+    streams,
+    tallies,
+)
 
 START = 1_800_000_000_000  # milliseconds since 1970
 
@@ -80,3 +89,22 @@ def better(response: int, strength: int = 1) -> Answer:
 
 TIE = Answer("pairwise", {"outcome": "tie", "preferred": None, "strength": None})
 SKIP = Answer("skip", {"reason": "not my field"})
+
+
+def counts_are_true(ledger: Ledger, campaign: int) -> None:
+    """The counts that are kept beside are those of the rows."""
+    with ledger.reading(snapshot=True) as c:
+        done = c.scalar(select(func.count()).select_from(judgements)) or 0
+        assert c.scalar(select(func.sum(tallies.c.done))) == done
+        assert c.scalar(select(streams.c.filled).where(streams.c.id == campaign)) == done
+        assert c.scalar(select(func.sum(items.c.done))) == done
+        held = select(func.count()).where(assignments.c.state.in_(("leased", "done")))
+        assert c.scalar(select(func.sum(items.c.load))) == c.scalar(held)
+        over = select(func.count()).where(items.c.load > items.c.wanted)
+        assert c.scalar(over) == 0
+    assert ledger.verify() == []
+
+
+def told(ledger: Ledger) -> Counter[str]:
+    with ledger.reading() as c:
+        return Counter(c.scalars(select(judgements.c.token)))

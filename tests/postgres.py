@@ -54,9 +54,10 @@ class Server:
             raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def start(self) -> None:
+    def start(self, durable: bool = False) -> None:
         how = f"-c listen_addresses='' -k {self.folder} -c max_connections=200"
-        how += " -c fsync=off -c full_page_writes=off"  # the machine will not lose power
+        if not durable:
+            how += " -c fsync=off -c full_page_writes=off"  # the machine will not lose power
         log = self.folder / "log"
         self._call("pg_ctl", "-D", self.data, "-l", log, "-o", how, "-w", "start")
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import goals, page, roles, scaling, work
+from benchmarks import feedback, goals, page, roles, scaling, work
 from benchmarks.__main__ import main
 from benchmarks.runner import SIDES, Comparison, equal_tokens, gradient_difference, spread
 from benchmarks.side import Died, Side
+from truing.data.ledger import Ledger
 from truing.stages import online
 from truing.stages.outlook import Outlook
 
@@ -258,3 +259,45 @@ def test_four_roles_take_the_memory_of_one() -> None:
         if "LoRA" in way:
             # As it is promised.
             assert of["foretold_mb"] == pytest.approx(of["peak_mb"], rel=0.15)
+
+
+def test_the_pages_are_measured_at_each_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(feedback, "SIZES", (20,))
+    place = tmp_path / "ledger.sqlite"
+    flags = ["--items", "40", "--annotators", "4", "--seconds", "0.5", "--ledger", str(place)]
+    flags += ["--export", "jsonl"]
+    record = feedback.main(
+        [*flags, "--judgements", "40", "--think", "0", "--json", str(tmp_path / "record.json")]
+    )
+    assert record == json.loads((tmp_path / "record.json").read_text()) | record
+    assert [row["judgements"] for row in record["sizes"]] == [20, 40]
+    for row in record["sizes"]:
+        # Each of the four got an item and judged it, at least once.
+        assert row["next"]["count"] == row["submit"]["count"] >= 4
+        assert 0 < row["next"]["median_ms"] <= row["next"]["p99_ms"] <= row["next"]["max_ms"]
+        assert row["server_cpu_ms_per_request"] > 0
+    assert [row["format"] for row in record["exports"]] == ["jsonl"]
+    for row in record["exports"]:
+        assert min(row["cpu_seconds"], row["peak_mb"], row["file_mb"]) > 0
+    with Ledger.open(place) as ledger:
+        made = ledger.campaign("load")
+        judged = 40 + sum(row["next"]["count"] for row in record["sizes"]) + 2 * 4
+        assert ledger.progress(made.id).done == judged
+        assert ledger.verify() == []
+        with pytest.raises(ValueError, match="at most 1 for each item"):
+            feedback.Filling(Ledger.open(tmp_path / "other.sqlite"), 10, 20, 4)
+
+
+def test_what_people_waited_is_told_by_rank() -> None:
+    told = feedback.spread([i / 1000 for i in range(1, 102)])
+    # Of 1 to 101 the middle is 51, and 99 % of the way from the first to the last is 100.
+    assert told == {
+        "count": 101,
+        "median_ms": pytest.approx(51.0),
+        "p99_ms": pytest.approx(100.0),
+        "max_ms": 101.0,
+    }
+    with pytest.raises(ValueError, match="Measure for longer"):
+        feedback.spread([1.0])

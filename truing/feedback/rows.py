@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from truing.data.ledger.entries import Item, Response
@@ -168,41 +169,48 @@ class Maker:
     ) -> Row:
         """The column ``provenance``, of judgements that share source and simulated or not."""
         first = said[0]
-        place = {answer.id: i for i, answer in enumerate(answers)}
-        alone = len(said) == 1
-        extra = {
-            "campaign": self.campaign,
-            "item": item.id,
-            "judgement": first.id if alone else None,
-            "judgements": None if alone else [each.id for each in said],
-            "authors": None if alone else [self.authors[each.annotator_id] for each in said],
-            "arm": first.arm or None if alone else None,
-            "active_ms": first.active_ms if alone else None,
-            "late": first.late or None if alone else None,
-            "decided": True if first.purpose == "adjudication" else None,
-            "domain": item.domain or None,
-            "models": [answer.model for answer in answers] if answers else None,
-            "runs": [answer.run for answer in answers] if answers else None,
-            **({} if self.kind == "steps" else _finish(answers)),
-            **{k: v for k, v in more.items() if k != "chosen_probability"},
-        }
-        version = self.guidelines.get(first.guideline_id or 0)
-        told: Row = {
-            "source": first.source,
-            "author": self.authors[first.annotator_id] if alone else None,
-            "simulated": first.simulated or None,
-            "guideline": f"v{version}" if version and alone else None,
-            "round": first.round or None,
-            "order": [place[n] for n in first.shown if n in place] or None if alone else None,
-            "time": _time(first.at) if alone else None,
-            "extra": {k: v for k, v in extra.items() if v is not None},
-        }
-        made: Row = {"provenance": {k: v for k, v in told.items() if v is not None}}
+        extra: Row = {"campaign": self.campaign, "item": item.id}
+        told: Row = {"source": first.source, "extra": extra}
+        if len(said) == 1:
+            self._alone(first, answers, told)
+        else:
+            extra["judgements"] = [each.id for each in said]
+            extra["authors"] = [self.authors[each.annotator_id] for each in said]
+        if first.simulated:
+            told["simulated"] = True
+        if first.round:
+            told["round"] = first.round
+        if first.purpose == "adjudication":
+            extra["decided"] = True
+        if item.domain:
+            extra["domain"] = item.domain
+        if answers:
+            extra["models"] = [answer.model for answer in answers]
+            extra["runs"] = [answer.run for answer in answers]
+            if self.kind != "steps":
+                extra |= _finish(answers)
+        extra |= {k: v for k, v in more.items() if k != "chosen_probability" and v is not None}
+        made: Row = {"provenance": told}
         if first.simulated:
             made["simulated"] = True
         if "chosen_probability" in more:
             made["chosen_probability"] = more["chosen_probability"]
         return made
+
+    def _alone(self, said: Said, answers: Sequence[Response], told: Row) -> None:
+        """What is told of one judgement, and not of votes."""
+        extra = told["extra"]
+        extra["judgement"], extra["active_ms"] = said.id, said.active_ms
+        if said.arm:
+            extra["arm"] = said.arm
+        if said.late:
+            extra["late"] = True
+        told["author"], told["time"] = self.authors[said.annotator_id], _time(said.at)
+        if version := self.guidelines.get(said.guideline_id or 0):
+            told["guideline"] = f"v{version}"
+        place = [answer.id for answer in answers]
+        if order := [place.index(n) for n in said.shown if n in place]:
+            told["order"] = order
 
 
 def reply(item: Item, response: Response) -> Any:
@@ -240,4 +248,11 @@ def _finish(answers: Sequence[Response]) -> Row:
 
 
 def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+    """As ISO 8601 has it, to the second."""
+    day, second = divmod(ms // 1000, 86_400)
+    return f"{_day(day)}T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}+00:00"
+
+
+@cache
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(86_400 * number, UTC).date().isoformat()

@@ -16,6 +16,7 @@ from truing.data.ledger import (
     Judgement,
     Ledger,
     Member,
+    visits,
 )
 from truing.feedback import assign
 from truing.feedback.rules import Rules, rules_of
@@ -47,6 +48,7 @@ class Part(NamedTuple):
     member: Member
     accepted: dict[int, bool]
     papers: dict[str, Document]  # the latest of each kind
+    practice: bool = False  # whether the campaign has items for practice
 
     @property
     def tags(self) -> frozenset[str]:
@@ -61,13 +63,12 @@ class Part(NamedTuple):
 
 def part_of(ledger: Ledger, campaign_id: int, me: Annotator) -> Part:
     """LookupError for no member; 403 for a suspended one."""
-    member = ledger.member(campaign_id, me.id)
-    if member.state != "active":
-        raise HTTPException(403, "Your part in this campaign is on hold. Ask whoever leads it.")
-    campaign = ledger.campaign(campaign_id)
-    papers = {each.kind: each for each in ledger.documents(campaign_id)}
-    accepted = ledger.accepted(me.id, campaign_id)
-    return Part(campaign, rules_of(campaign.config), member, accepted, papers)
+    with ledger.reading() as c:
+        member, campaign, practice = visits.standing(c, campaign_id, me.id)
+        if member.state != "active":
+            raise HTTPException(403, "Your part in this campaign is on hold. Ask whoever leads it.")
+        papers, accepted = visits.papers(c, campaign_id, me.id)
+    return Part(campaign, rules_of(campaign.config), member, accepted, papers, practice)
 
 
 def gate(part: Part) -> Document | str | None:

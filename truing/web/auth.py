@@ -15,7 +15,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from truing.data.ledger import Annotator, Ledger
+from truing.data.ledger import Annotator, Ledger, visits
 from truing.web import csrf
 from truing.web.pages import ledger_of, page
 
@@ -90,17 +90,20 @@ def current(request: Request) -> Annotator | None:
     """Who is signed in; None for nobody, or where the session is over."""
     secret = request.cookies.get(csrf.cookie_name(request))
     ledger = ledger_of(request)
-    if not secret or (session := ledger.token("session", secret)) is None:
+    if not secret:
         return None
     now = ledger.now()
-    if now - session["created_at"] > 1000 * ABSOLUTE:
-        ledger.end_token(session["id"])
+    with ledger.reading() as c:
+        found = visits.session(c, secret, now)
+    if found is None:
         return None
-    if now - session["seen_at"] > 1000 * NOTED:
-        ledger.touch_token(session["id"], IDLE)
-    me = ledger.annotator(session["annotator_id"])
-    request.state.me = me if me.state == "active" else None
-    return request.state.me
+    if now - found.created_at > 1000 * ABSOLUTE:
+        ledger.end_token(found.id)
+        return None
+    if now - found.seen_at > 1000 * NOTED:
+        ledger.touch_token(found.id, IDLE)
+    request.state.me = found.me
+    return found.me
 
 
 def require(role: str) -> Callable[[Request], Annotator]:

@@ -36,24 +36,27 @@ DRAFT = 200_000  # characters
 def work(request: Request, campaign_id: Number, me: Annotator = Me) -> Response:
     """What is next for this person: a paper to read, an item, or nothing."""
     ledger = ledger_of(request)
-    part = part_of(ledger, campaign_id, me)
-    before = gate(part)
-    if isinstance(before, str):
-        return rest_page(request, part, before)
-    if before is not None:
-        return paper_page(request, part, before)
-    guideline = part.guideline
-    found = serving.next_lease(
-        ledger,
-        part.campaign,
-        part.rules,
-        me,
-        tags=part.tags,
-        guideline_id=guideline.id if guideline else None,
-    )
-    if isinstance(found, assign.Rest):
-        return rest_page(request, part, found.reason)
-    return item_page(request, part, found)
+    with ledger.sitting():
+        part = part_of(ledger, campaign_id, me)
+        before = gate(part)
+        if isinstance(before, str):
+            return rest_page(request, part, before)
+        if before is not None:
+            return paper_page(request, part, before)
+        guideline = part.guideline
+        found = serving.next_lease(
+            ledger,
+            part.campaign,
+            part.rules,
+            me,
+            part.member,
+            practice=part.practice,
+            tags=part.tags,
+            guideline_id=guideline.id if guideline else None,
+        )
+        if isinstance(found, assign.Rest):
+            return rest_page(request, part, found.reason)
+        return item_page(request, part, *found)
 
 
 @router.get("/judge/{lease_id}")
@@ -63,9 +66,9 @@ def again(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     lease = ledger.assignment(lease_id, me.id)
     part = part_of(ledger, lease.campaign_id, me)
     if lease.state == "done" and _decided(ledger, lease, me):
-        return item_page(request, part, lease)
+        return item_page(request, part, lease, ledger.item(lease.item_id))
     if lease.state == "leased" and gate(part) is None:
-        return item_page(request, part, lease)
+        return item_page(request, part, lease, ledger.item(lease.item_id))
     return RedirectResponse(f"/tasks/{lease.campaign_id}", 303)
 
 
@@ -108,13 +111,12 @@ def panes(part: Part, item: Item, lease: Lease) -> list[dict[str, Any]]:
     return made
 
 
-def item_page(request: Request, part: Part, lease: Lease) -> Response:
-    ledger, me = ledger_of(request), request.state.me
-    item, campaign = ledger.item(lease.item_id), part.campaign
+def item_page(request: Request, part: Part, lease: Lease, item: Item) -> Response:
+    ledger, me, campaign = ledger_of(request), request.state.me, part.campaign
     draft: Mapping[str, Any] = lease.draft or {}
     if lease.state == "done":
         draft = kinds.filled(item.kind, _said(ledger, lease), lease.shown)
-    mine, everyone = ledger.progress(campaign.id, me.id), ledger.progress(campaign.id)
+    mine = ledger.progress(campaign.id, me.id)
     answered = mine.done + mine.skipped
     return page(
         request,
@@ -135,7 +137,7 @@ def item_page(request: Request, part: Part, lease: Lease) -> Response:
         flags=kinds.FLAGS,
         guideline=part.guideline,
         mine=mine,
-        share=everyone.done / everyone.slots if everyone.slots else 0.0,
+        share=min(mine.filled / mine.slots, 1.0) if mine.slots else 0.0,
         nudge=_nudge(ledger, part, me) if answered and answered % NUDGED == 0 else "",
         undoable=bool(answered),
     )
@@ -196,8 +198,9 @@ def judge(request: Request, lease_id: Number, me: Annotator = Me) -> Response:
     """Record a judgement, a skip, a flag or a question (the field ``action``). Sent twice with the
     same token it counts once."""
     ledger, form = ledger_of(request), _fields(request)
-    lease = ledger.assignment(lease_id, me.id)
-    part, item = part_of(ledger, lease.campaign_id, me), ledger.item(lease.item_id)
+    with ledger.sitting():
+        lease = ledger.assignment(lease_id, me.id)
+        part, item = part_of(ledger, lease.campaign_id, me), ledger.item(lease.item_id)
     action, to = form.get("action", "judge"), f"/tasks/{lease.campaign_id}"
     token = text_field(request, "token", 60)
     active, timing = _timing(form)

@@ -40,6 +40,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    auto_reload=False,  # which would ask the disk about each template of each page
 )
 TEMPLATES.globals |= {"static": static}
 TEMPLATES.filters |= {"markdown": safe.markdown, "visible": safe.visible, "minutes": minutes}

@@ -2,13 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from truing.data.ledger import Annotator, Campaign, Judgement, Lease, Ledger, Member, Taken
+from truing.data.ledger import (
+    Annotator,
+    Campaign,
+    Candidate,
+    Item,
+    Judgement,
+    Lease,
+    Ledger,
+    Member,
+    Taken,
+)
+from truing.data.ledger.entries import Decided
 from truing.feedback import assign
 from truing.feedback.assign import Past, Rest
 from truing.feedback.rules import Rules
 
+T = TypeVar("T", Judgement, Decided)
 RACES = 20  # times that others may take an item first
 MAIN = ("pairwise", "ranking", "rating", "thumbs", "steps", "spans", "demonstration", "edit")
 
@@ -18,28 +30,31 @@ def next_lease(
     campaign: Campaign,
     rules: Rules,
     me: Annotator,
+    member: Member,
     *,
+    practice: bool = True,
     tags: frozenset[str] = frozenset(),
     guideline_id: int | None = None,
-) -> Lease | Rest:
+) -> tuple[Lease, Item] | Rest:
     """What somebody is to judge now: what they hold, a practice item they have not had, or what
-    `truing.feedback.assign` decides; with its lease. ``tags``: what they may see besides what they
-    are expert in. Of two who want the last slot, one gets another item."""
+    `truing.feedback.assign` decides; with its lease. ``practice``: whether to look for such items;
+    ``tags``: what they may see besides what they are expert in. Of two who want the last slot, one
+    gets another item."""
     seconds = 60 * rules.lease_minutes
     if held := ledger.leases(campaign.id, me.id):
         if held[0].guideline_id == guideline_id:
-            return held[0]
+            return held[0], ledger.item(held[0].item_id)
         # The guideline changed under it: the judgement will be by the new one.
         ledger.release(held[0].id, me.id)
     policy = replace(rules.policy(campaign.seed), overlap=2**31)  # the ledger counts the slots
     for _ in range(RACES):
-        decided = _decided(ledger, campaign, policy, rules, me, tags)
+        decided = _decided(ledger, campaign, policy, rules, me, member, practice, tags)
         if isinstance(decided, Rest):
             return decided
         item, shown, retest, arm = decided
         try:
-            return ledger.lease(
-                item,
+            lease = ledger.lease(
+                item.id,
                 me.id,
                 shown,
                 seconds=seconds,
@@ -49,6 +64,7 @@ def next_lease(
             )
         except Taken:
             continue
+        return lease, item
     return Rest("no open items")
 
 
@@ -58,20 +74,17 @@ def _decided(
     policy: assign.Policy,
     rules: Rules,
     me: Annotator,
+    member: Member,
+    practice: bool,
     tags: frozenset[str],
-) -> tuple[int, list[int], int, str] | Rest:
+) -> tuple[Item, list[int], int, str] | Rest:
     """Item, responses in the order shown, number of the re-test, arm."""
-    responses: dict[int, tuple[int, ...]] = {}
-    for row in ledger.candidates(campaign.id, me.id, arm="practice", limit=1):
-        order = assign.side_order(policy, me.pseudonym, row.item_id, len(row.response_ids))
-        return row.item_id, [row.response_ids[i] for i in order], 0, "practice"
+    for row in _line(ledger, campaign, me, "practice", None, 1) if practice else ():
+        return _shown(ledger, policy, me, row.item_id, 1, "practice")
 
     def window(arm: assign.Arm, domain: str | None) -> Iterator[assign.Candidate]:
         known = arm in ("gold", "screening")
-        for row in ledger.candidates(
-            campaign.id, me.id, arm=arm, domain=domain, limit=2 * policy.window
-        ):
-            responses[row.item_id] = row.response_ids
+        for row in _line(ledger, campaign, me, arm, domain, policy.window):
             yield assign.Candidate(
                 row.item_id,
                 row.domain,
@@ -82,10 +95,8 @@ def _decided(
                 certain=known,
                 score=row.score or 0.0,
                 control=row.control,
-                responses=max(1, len(row.response_ids)),
             )
 
-    member = ledger.member(campaign.id, me.id)
     came = ledger.progress(campaign.id, me.id)
     who = assign.Annotator(
         me.pseudonym,
@@ -103,11 +114,34 @@ def _decided(
     decision = assign.decide(policy, who, window, ledger.now() / 1000, loads=loads)
     if isinstance(decision, Rest):
         return decision
-    item = int(decision.item)
-    if item not in responses:
-        responses[item] = tuple(r.id for r in ledger.item(item).responses)
-    shown = [responses[item][i] for i in decision.order[: len(responses[item])]]
-    return item, shown, decision.pass_ - 1, decision.arm
+    return _shown(ledger, policy, me, int(decision.item), decision.pass_, decision.arm)
+
+
+def _line(
+    ledger: Ledger, campaign: Campaign, me: Annotator, arm: str, domain: str | None, limit: int
+) -> Iterator[Candidate]:
+    """The first in line, ``limit`` of them and, if more are asked for, as many again: some may need
+    an expertise that this person lacks."""
+    had = 0
+    for most in (limit, 2 * limit):
+        rows = ledger.candidates(
+            campaign.id, me.id, arm=arm, domain=domain, limit=most, responses=False
+        )
+        yield from rows[had:]
+        if len(rows) < most:
+            return
+        had = most
+
+
+def _shown(
+    ledger: Ledger, policy: assign.Policy, me: Annotator, number: int, pass_: int, arm: str
+) -> tuple[Item, list[int], int, str]:
+    """The item with its texts, and the order in which this person sees its responses: it is by
+    (annotator, item) alone, so they are read of the item that was chosen only."""
+    item = ledger.item(number)
+    own = [response.id for response in item.responses]
+    order = assign.side_order(policy, me.pseudonym, number, len(own), pass_)
+    return item, [own[i] for i in order], pass_ - 1, arm
 
 
 def quiz(member: Member, policy: assign.Policy) -> tuple[int, int]:
@@ -117,10 +151,10 @@ def quiz(member: Member, policy: assign.Policy) -> tuple[int, int]:
     return len(rights), sum(map(bool, rights))
 
 
-def mains(said: Sequence[Judgement]) -> list[Judgement]:
+def mains(said: Sequence[T]) -> list[T]:
     """One judgement for each decision, in their order: what filled the slot, or the skip. An edit
     that goes with a comparison is no decision of its own."""
-    best: dict[Any, Judgement] = {}
+    best: dict[Any, T] = {}
     for judgement in said:
         if judgement.kind not in (*MAIN, "skip"):
             continue

@@ -3,13 +3,14 @@
 import datetime
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
 
 from truing.data.ledger.chain import Link, append, begin, digest_of, lock
-from truing.data.ledger.entries import Campaign, Document, Item, NewItem, Progress, Response
+from truing.data.ledger.entries import Campaign, Document, Item, NewItem, Progress
 from truing.data.ledger.people import People, _one, one_of, upsert
 from truing.data.ledger.store import plain
 from truing.data.ledger.tables import (
@@ -24,6 +25,7 @@ from truing.data.ledger.tables import (
     streams,
     tallies,
 )
+from truing.data.ledger.texts import ONE, SOME, read_items
 
 T = TypeVar("T")
 
@@ -221,25 +223,17 @@ class Campaigns(People):
     def items(self, numbers: Sequence[int]) -> list[Item]:
         """Items with their texts, by number; unknown numbers are left out."""
         with self.reading() as c:
-            return list(read_items(c, items.c.id.in_(numbers)))
+            if len(numbers) == 1:
+                return list(read_items(c, ONE, item=numbers[0]))
+            return list(read_items(c, SOME, items=list(numbers)))
 
     # --- how far it has come ---------------------------------------------------------------------
 
     def progress(self, campaign_id: int, annotator_id: int | None = None) -> Progress:
         """The counts of a campaign, or of one person in it. They cost the same at any size."""
-        today = day_of(self.now())
-        mine = tallies.c.campaign_id == campaign_id
-        if annotator_id is not None:
-            mine &= tallies.c.annotator_id == annotator_id
-        counts = (tallies.c.done, tallies.c.skipped, tallies.c.active_ms)
-        query = select(
-            *(func.coalesce(func.sum(x), 0) for x in counts),
-            *(func.coalesce(func.sum(x).filter(tallies.c.day == today), 0) for x in counts[:2]),
-        ).where(mine)
-        sizes = select(streams.c.work_items, streams.c.slots).where(streams.c.id == campaign_id)
+        which = {"campaign": campaign_id, "annotator": annotator_id, "day": day_of(self.now())}
         with self.reading() as c:
-            came, size = list(c.execute(query).one()), c.execute(sizes).one()
-        return Progress(int(size[0]), int(size[1]), *map(int, came))
+            return Progress(*map(int, c.execute(_progress(annotator_id is None), which).one()))
 
     def domain_loads(self, campaign_id: int) -> dict[str, int]:
         """Domain -> slots of it that are held or judged, of domains with a name."""
@@ -253,6 +247,27 @@ class Campaigns(People):
         query = query.order_by(tallies.c.day, tallies.c.annotator_id)
         with self.reading() as c:
             return list(c.execute(query).mappings())
+
+
+@cache
+def _progress(all_: bool):
+    """The counts of `Progress`, of ``all_`` people or of one."""
+    mine = tallies.c.campaign_id == streams.c.id
+    if not all_:
+        mine &= tallies.c.annotator_id == bindparam("annotator")
+    counts, today = (tallies.c.done, tallies.c.skipped, tallies.c.active_ms), bindparam("day")
+    sizes = (streams.c.work_items, streams.c.slots)
+    return (
+        select(
+            *sizes,
+            *(func.coalesce(func.sum(x), 0) for x in counts),
+            *(func.coalesce(func.sum(x).filter(tallies.c.day == today), 0) for x in counts[:2]),
+            streams.c.filled,
+        )
+        .select_from(streams.outerjoin(tallies, mine))
+        .where(streams.c.id == bindparam("campaign"))
+        .group_by(streams.c.id, *sizes, streams.c.filled)
+    )
 
 
 def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -329,26 +344,6 @@ def _inserted(c: Connection, table: Any, rows: list[dict[str, Any]]) -> list[int
         return []
     query = insert(table).returning(table.c.id, sort_by_parameter_order=True)
     return list(c.scalars(query, rows))
-
-
-def read_items(c: Connection, *which: Any) -> Iterator[Item]:
-    """Items in the order of their numbers, read with three queries."""
-    query = select(items, prompts.c.content).join(prompts).where(*which).order_by(items.c.id)
-    rows = c.execute(query).mappings().all()
-    links = (
-        select(item_responses.c.item_id, responses)
-        .join(responses)
-        .join(items, items.c.id == item_responses.c.item_id)
-        .where(*which)
-        .order_by(item_responses.c.item_id, item_responses.c.position)
-    )
-    answers = {
-        number: tuple(Response(**{k: r[k] for k in Response.__dataclass_fields__}) for r in group)
-        for number, group in groupby(c.execute(links).mappings(), key=lambda r: r["item_id"])
-    }
-    for row in rows:
-        own = {k: row[k] for k in Item.__dataclass_fields__ if k not in ("prompt", "responses")}
-        yield Item(**own, prompt=row["content"], responses=answers.get(row["id"], ()))
 
 
 def _latest(c: Connection, campaign_id: int, kind: str) -> RowMapping | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Filling = Literal[
     "pairwise", "ranking", "rating", "thumbs", "steps", "spans", "demonstration", "edit"
@@ -258,6 +258,21 @@ class Judgement:
     status: str
 
 
+class Decided(NamedTuple):
+    """A judgement as the policy needs it: when, of what and by which arm, not what was said."""
+
+    id: int
+    assignment_id: int | None
+    item_id: int
+    kind: str
+    purpose: str
+    arm: str
+    retest: int
+    shown: list[int]
+    active_ms: int
+    at: int
+
+
 @dataclass(frozen=True)
 class Question:
     """A question to the lead, with the answers given to it (oldest first)."""
@@ -269,7 +284,7 @@ class Question:
 @dataclass(frozen=True)
 class Progress:
     """How far a campaign, or one person in it, has come. Of a person ``items`` and ``slots`` are
-    the campaign's. ``today``: those of this UTC day."""
+    the campaign's, of which ``filled`` are. ``today``: those of this UTC day."""
 
     items: int
     slots: int
@@ -278,3 +293,4 @@ class Progress:
     active_ms: int
     today: int
     today_skipped: int
+    filled: int

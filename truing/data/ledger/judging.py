@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from truing.data.ledger.campaigns import day_of
 from truing.data.ledger.chain import Head, Link, judged_digest, linked, lock, move, sealed
-from truing.data.ledger.entries import Answer, Judgement, Late, Question, Told
+from truing.data.ledger.entries import Answer, Decided, Judgement, Late, Question, Told
 from truing.data.ledger.people import _one, upsert
 from truing.data.ledger.queue import Queue, an_item, free, own, settle, take
 from truing.data.ledger.store import plain
@@ -43,6 +43,15 @@ WHO = (
     select(annotators.c.source, annotators.c.simulated, campaigns.c.round)
     .join(campaigns, campaigns.c.id == bindparam("campaign"))
     .where(annotators.c.id == bindparam("annotator"))
+)
+_t = judgements.c
+_DECIDED = (
+    select(*(_t[name] for name in Decided._fields))
+    .where(_t.campaign_id == bindparam("campaign"), _t.annotator_id == bindparam("annotator"))
+    .where(_t.part == 0, _t.status == "current")
+    .where(_t.kind.not_in(("flag", "question", "critique", "answer")))
+    .order_by(_t.id.desc())
+    .limit(bindparam("limit"))
 )
 _JUDGED = insert(judgements).returning(*_JUDGEMENT, sort_by_parameter_order=True)
 _EVENTS = insert(events)
@@ -171,18 +180,12 @@ class Judging(Queue):
             rows = c.execute(query.order_by(t.id.desc()).limit(limit)).mappings()
             return [Judgement(**row) for row in rows]
 
-    def history(self, campaign_id: int, annotator_id: int, *, limit: int = 100) -> list[Judgement]:
+    def history(self, campaign_id: int, annotator_id: int, *, limit: int = 100) -> list[Decided]:
         """A person's last submissions, the oldest first: of each the first answer that counts. For
         the policy, which asks when, by which arm, skipped or judged, and for how long."""
-        t = judgements.c
-        query = (
-            select(*_JUDGEMENT)
-            .where(t.campaign_id == campaign_id, t.annotator_id == annotator_id, t.part == 0)
-            .where(t.status == "current", t.kind.not_in(("flag", "question", "critique", "answer")))
-        )
+        which = {"campaign": campaign_id, "annotator": annotator_id, "limit": limit}
         with self.reading() as c:
-            rows = c.execute(query.order_by(t.id.desc()).limit(limit)).mappings().all()
-            return [Judgement(**row) for row in reversed(rows)]
+            return [Decided(*row) for row in reversed(c.execute(_DECIDED, which).all())]
 
     def judgements(self, item_id: int, *, everything: bool = False) -> list[Judgement]:
         """What was said of an item, the oldest first: what counts, or ``everything`` ever said."""

@@ -122,8 +122,10 @@ def answers(c: Connection, numbers: Sequence[int]) -> dict[int, tuple[int, ...]]
     return there
 
 
-def candidates(c: Connection, rows: Sequence[RowMapping]) -> list[Candidate]:
-    responses = answers(c, [row["id"] for row in rows])
+def candidates(
+    c: Connection, rows: Sequence[RowMapping], with_answers: bool = True
+) -> list[Candidate]:
+    responses = answers(c, [row["id"] for row in rows]) if rows and with_answers else {}
     return [
         Candidate(
             item_id=row["id"],

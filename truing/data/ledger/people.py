@@ -227,7 +227,7 @@ class People(Store):
         ``data``: what the pages need with it, such as a CSRF secret or an invitation's role."""
         one_of("kind", kind, ("session", "api", "invitation"))
         secret, now = secrets.token_urlsafe(32), self.now()
-        row = {"kind": kind, "hash": _hash(secret), "annotator_id": annotator_id}
+        row = {"kind": kind, "hash": secret_hash(secret), "annotator_id": annotator_id}
         row |= {"campaign_id": campaign_id, "data": dict(data or {}), "created_at": now}
         row |= {"seen_at": now, "expires_at": now + int(1000 * seconds)}
         with self.writing() as c:
@@ -240,7 +240,7 @@ class People(Store):
         query = (
             select(tokens, annotators.c.state)
             .outerjoin(annotators)
-            .where(tokens.c.hash == _hash(secret), tokens.c.kind == kind)
+            .where(tokens.c.hash == secret_hash(secret), tokens.c.kind == kind)
         )
         with self.reading() as c:
             row = c.execute(query).mappings().one_or_none()
@@ -289,5 +289,5 @@ def _one(connection: Connection, table: Any, number: int, what: str) -> RowMappi
     return row
 
 
-def _hash(secret: str) -> bytes:
+def secret_hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

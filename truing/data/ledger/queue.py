@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, or_, select, update
 
 from truing.data.ledger.campaigns import PURPOSES, Campaigns
 from truing.data.ledger.entries import Candidate, Late, Lease, Taken
@@ -27,8 +27,16 @@ _SWEEP = (
     .where(assignments.c.state == "leased", _OVER)
     .limit(SCAN)
 )
-_CURSOR = select(members.c.cursor).where(
-    members.c.campaign_id == bindparam("campaign"), members.c.annotator_id == bindparam("annotator")
+_CURSOR = (
+    select(members.c.cursor, exists(_SWEEP.limit(1)))
+    .where(members.c.campaign_id == bindparam("campaign"))
+    .where(members.c.annotator_id == bindparam("annotator"))
+)
+_HELD = (
+    select(*_LEASE)
+    .where(assignments.c.annotator_id == bindparam("annotator"))
+    .where(assignments.c.campaign_id == bindparam("campaign"), assignments.c.state == "leased")
+    .order_by(assignments.c.id)
 )
 _KEEP = (
     update(members)
@@ -44,7 +52,8 @@ _GIVE_BACK = (
     .where(assignments.c.id == bindparam("lease"), assignments.c.state == "leased")
     .values(state=bindparam("after"))
 )
-_ITEM = select(items).where(items.c.id == bindparam("item"))
+_NEEDED = ("id", "campaign_id", "kind", "purpose", "domain", "digest", "wanted", "freed_at")
+_ITEM = select(*(items.c[name] for name in _NEEDED)).where(items.c.id == bindparam("item"))
 
 
 class Queue(Campaigns):
@@ -59,8 +68,10 @@ class Queue(Campaigns):
         arm: str = "control",
         domain: str | None = None,
         limit: int = 32,
+        responses: bool = True,
     ) -> list[Candidate]:
         """The first items in line that this person has not had. Empty: nothing is left for them.
+        Without ``responses`` their numbers are not read.
 
         ``arm``: control (least held first), active (highest score first; with a ``domain`` least
         held first), or gold, practice, screening, which are of no arm and stand least held first.
@@ -69,18 +80,17 @@ class Queue(Campaigns):
         one_of("arm", arm, ("control", "active", *PURPOSES[1:]))
         line = line_of(campaign_id, annotator_id, arm, domain)
         name, now = f"{arm}:{domain or ''}", self.now()
+        which = {**line.who, **self._times(now, campaign_id)}
         with self.reading() as c:
-            over = c.execute(_SWEEP, self._times(now, campaign_id)).first() is not None
-        if over:
+            row = c.execute(_CURSOR, which).one_or_none()
+        if row is None:
+            raise LookupError(f"annotator {annotator_id} is no member of campaign {campaign_id}")
+        if row[1]:
             self.sweep(campaign_id)
+        cursors: dict[str, Any] = row[0] or {}
         with self.reading() as c:
-            row = c.execute(_CURSOR, line.who).one_or_none()
-            if row is None:
-                came = f"annotator {annotator_id} is no member of campaign {campaign_id}"
-                raise LookupError(came)
-            cursors: dict[str, Any] = row[0] or {}
             rows, cursor = found(c, line, cursors.get(name), limit, now)
-            first = candidates(c, rows)
+            first = candidates(c, rows, responses)
         if cursor is not None:
             kept = {"cursor_": {**cursors, name: cursor}}
             with self.writing(durable=False) as c:
@@ -158,14 +168,9 @@ class Queue(Campaigns):
 
     def leases(self, campaign_id: int, annotator_id: int) -> list[Lease]:
         """What this person holds now, oldest first: to go on after a lost connection."""
-        query = select(*_LEASE).where(
-            assignments.c.annotator_id == annotator_id,
-            assignments.c.campaign_id == campaign_id,
-            assignments.c.state == "leased",
-        )
+        which = {"campaign": campaign_id, "annotator": annotator_id}
         with self.reading() as c:
-            rows = c.execute(query.order_by(assignments.c.id)).mappings()
-            now, held = self.now(), [Lease(**row) for row in rows]
+            now, held = self.now(), [Lease(*row) for row in c.execute(_HELD, which)]
         return [x for x in held if now < x.expires_at and x.leased_at <= now + SLACK]
 
     def assignment(self, lease_id: int, annotator_id: int) -> Lease:
@@ -224,10 +229,10 @@ def _hold(sqlite: bool):
 
 
 def own(c: Connection, lease_id: int, annotator_id: int) -> Lease:
-    row = c.execute(_OWN, {"lease": lease_id, "annotator": annotator_id}).mappings().one_or_none()
+    row = c.execute(_OWN, {"lease": lease_id, "annotator": annotator_id}).one_or_none()
     if row is None:
         raise LookupError(f"annotator {annotator_id} has no assignment {lease_id}")
-    return Lease(**row)
+    return Lease(*row)
 
 
 def an_item(c: Connection, item_id: int) -> Mapping[Any, Any]:

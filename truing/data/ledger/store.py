@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,8 +68,23 @@ def _sqlite(engine: Engine) -> None:
         how = connection.get_execution_options()
         if how.get("writes"):
             level = "FULL" if how["durable"] else "NORMAL"
-            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+            if connection.info.get("synchronous") != level:
+                connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+                connection.info["synchronous"] = level
         connection.exec_driver_sql("BEGIN IMMEDIATE" if how.get("writes") else "BEGIN")
+
+
+class _Sitting(threading.local):
+    """What the current thread reads from, while it sits."""
+
+    open: ExitStack | None = None
+    connection: Connection | None = None
+
+    def leave(self, error: DBAPIError | None = None) -> None:
+        """End the transaction; the next reading begins another."""
+        if self.open is not None:
+            self.connection = None
+            self.open.__exit__(error and type(error), error, None)
 
 
 class Store:
@@ -79,7 +94,7 @@ class Store:
         self.engine, self.now = engine, clock
         self.sqlite = engine.dialect.name == "sqlite"
         # Writers of one process queue here in turn: SQLite's own waiting sleeps, and is unfair.
-        self._turn = threading.Lock()
+        self._turn, self._sitting = threading.Lock(), _Sitting()
 
     @classmethod
     def open(cls, place: str | Path, *, clock: Callable[[], int] | None = None, pool: int = 20):
@@ -127,9 +142,39 @@ class Store:
         self.close()
 
     @contextmanager
+    def sitting(self) -> Iterator[None]:
+        """Within it all that this thread reads, up to its next writing, comes by one connection and
+        in one transaction: a page asks for many small things, and to begin costs more than to read
+        them. What was read before a writing is read anew after it."""
+        if self._sitting.open is not None:
+            yield
+            return
+        with ExitStack() as stack:
+            self._sitting.open = stack
+            try:
+                yield
+            finally:
+                self._sitting.open = self._sitting.connection = None
+
+    @contextmanager
     def reading(self, snapshot: bool = False) -> Iterator[Connection]:
         """A transaction that only reads, and blocks no writer. ``snapshot``: all that is read in it
         is of one moment, which on PostgreSQL is not a matter of course."""
+        sitting = self._sitting
+        if snapshot or sitting.open is None:
+            with self._reading(snapshot) as connection:
+                yield connection
+            return
+        if sitting.connection is None:
+            sitting.connection = sitting.open.enter_context(self._reading())
+        try:
+            yield sitting.connection
+        except DBAPIError as error:
+            sitting.leave(error)  # which says what it means
+            raise
+
+    @contextmanager
+    def _reading(self, snapshot: bool = False) -> Iterator[Connection]:
         with _explained(self.engine), self.engine.connect() as connection:
             if snapshot and not self.sqlite:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
@@ -141,6 +186,7 @@ class Store:
         """A transaction that writes: whole or not at all. Raises OSError where the disk is full or
         the database is gone; what was acknowledged before stays. What is not ``durable`` (a lease,
         a draft) outlives our end, but not always a power cut: it need not wait for the disk."""
+        self._sitting.leave()
         with _explained(self.engine), self._one_writer(), self.engine.connect() as plain:
             connection = plain.execution_options(writes=True, durable=durable)
             with connection.begin():

@@ -46,6 +46,8 @@ class Json(TypeDecorator[Any]):
         return None if value is None else written(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        if value in ("[]", "{}"):  # as most are
+            return [] if value == "[]" else {}
         return None if value is None else json.loads(value)
 
 

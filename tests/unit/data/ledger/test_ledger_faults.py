@@ -5,17 +5,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, text
 
 from tests import postgres
-from tests.ledgers import TIE, Team
+from tests.ledgers import TIE, Team, counts_are_true, told
 from truing.data.ledger import Ledger, NewItem, NewResponse, Taken
-from truing.data.ledger.tables import assignments, items, judgements, streams, tallies
 
 ROOT = Path(__file__).resolve().parents[4]
 # Several threads judge, and say aloud what was acknowledged.
@@ -39,25 +37,6 @@ def judge(person, turn):
 for turn, person in enumerate(people):
     threading.Thread(target=judge, args=(person, turn)).start()
 """
-
-
-def counts_are_true(ledger: Ledger, campaign: int) -> None:
-    """The counts that are kept beside are those of the rows."""
-    with ledger.reading(snapshot=True) as c:
-        done = c.scalar(select(func.count()).select_from(judgements)) or 0
-        assert c.scalar(select(func.sum(tallies.c.done))) == done
-        assert c.scalar(select(streams.c.filled).where(streams.c.id == campaign)) == done
-        assert c.scalar(select(func.sum(items.c.done))) == done
-        held = select(func.count()).where(assignments.c.state.in_(("leased", "done")))
-        assert c.scalar(select(func.sum(items.c.load))) == c.scalar(held)
-        over = select(func.count()).where(items.c.load > items.c.wanted)
-        assert c.scalar(over) == 0
-    assert ledger.verify() == []
-
-
-def told(ledger: Ledger) -> Counter[str]:
-    with ledger.reading() as c:
-        return Counter(c.scalars(select(judgements.c.token)))
 
 
 def test_what_was_acknowledged_survives_a_killed_process(place: str) -> None:
