@@ -16,7 +16,7 @@ from truing.data.layout import Tokens
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.generation.local import LocalEngine
 from truing.models.loading import Loading
-from truing.models.model import Policy, load_policy, logp, measure_tokens
+from truing.models.model import Policy, load_policy, logp, measure_tokens, sequence_logps
 from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig
 from truing.settings_group import GrpoConfig
 from truing.settings_online import PpoConfig, RlooConfig
@@ -59,6 +59,7 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
         "dtype": "bfloat16" if spec["precision"] == "bf16" else "float32",
         "shuffle_dataset": False,
         "per_device_train_batch_size": workload.batch,
+        **({} if spec["cpu"] else {"per_device_eval_batch_size": workload.batch}),
         "learning_rate": work.SETTINGS["learning_rate"],
         "max_grad_norm": work.SETTINGS["max_grad_norm"],
         "lr_scheduler_type": "constant",
@@ -149,9 +150,11 @@ def timed_reference(gate: Gate) -> None:
     which the runner adds to each step."""
     original = preference.with_reference
 
-    def timed(rows: Sequence[Any], *more: Any) -> Any:
+    def timed(rows: Sequence[Any], reference: Policy, *more: Any) -> Any:
+        if not gate.cpu:  # a GPU's first pass loads its kernels; steps are not timed cold either
+            sequence_logps(reference, [t for row in rows[:8] for t in row.responses])
         start = time.perf_counter()
-        found = original(rows, *more)
+        found = original(rows, reference, *more)
         if rows:
             gate.told["reference_seconds_per_row"] = (time.perf_counter() - start) / len(rows)
         return found
