@@ -48,7 +48,9 @@ def every(keys: Sequence[Key], **more: Any) -> bool:
     for key in keys:
         record = measured(key, **more)
         whole &= "failed" not in record
-        page.file_of(key).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        place = page.file_of(key)
+        if "failed" not in record or not place.exists():  # what was measured stays
+            place.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         page.PAGE.write_text(page.render(page.saved()), encoding="utf-8")
     return whole
 

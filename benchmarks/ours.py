@@ -71,6 +71,7 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
         "response_length": work.RESPONSE,
         "num_generations": workload.group,
         "temperature": 1.0,
+        **({} if spec["cpu"] else {"local_rollout_forward_batch_size": workload.batch}),
     }
     if spec["workload"] == "ppo":
         del settings["num_generations"]
@@ -150,11 +151,11 @@ def timed_reference(gate: Gate) -> None:
     which the runner adds to each step."""
     original = preference.with_reference
 
-    def timed(rows: Sequence[Any], reference: Policy, *more: Any) -> Any:
+    def timed(rows: Sequence[Any], reference: Policy, size: int, *more: Any) -> Any:
         if not gate.cpu:  # a GPU's first pass loads its kernels; steps are not timed cold either
-            sequence_logps(reference, [t for row in rows[:8] for t in row.responses])
+            sequence_logps(reference, [t for row in rows for t in row.responses], 2 * size)
         start = time.perf_counter()
-        found = original(rows, reference, *more)
+        found = original(rows, reference, size, *more)
         if rows:
             gate.told["reference_seconds_per_row"] = (time.perf_counter() - start) / len(rows)
         return found

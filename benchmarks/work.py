@@ -68,12 +68,13 @@ class Workload(NamedTuple):
     """``batch``: rows of an optimiser step as TRL counts them (pairs, for comparisons); of sampling
     the prompts of a call. A step is a timed segment. ``passes``: what a useful token costs in units
     of two operations for each parameter: a forward pass 1, forward and backward 3, one token
-    sampled 1. ``group``: responses to a prompt."""
+    sampled 1. ``group``: responses to a prompt. ``scorer``: whether a reward model is read."""
 
     kind: str
     batch: int
     passes: float
     group: int = 1
+    scorer: bool = False
 
     @property
     def online(self) -> bool:
@@ -88,13 +89,13 @@ class Workload(NamedTuple):
 PPO_EPOCHS = 2
 WORKLOADS = {
     "sft": Workload("demonstrations", 8, 3),
-    "reward": Workload("comparisons", 4, 3),
+    "reward": Workload("comparisons", 4, 3, scorer=True),
     "dpo": Workload("comparisons", 4, 3 + 1),  # and a pass of the reference
     "kto": Workload("labels", 8, 3 + 1 + 2),  # and both models read mismatched answers
     "grpo": Workload("prompts", 16, 1 + 1 + 3, group=8),  # sampled, reference, learnt
     "rloo": Workload("prompts", 16, 1 + 1 + 3, group=8),
     # Sampled; reference, value and reward; policy and critic learn.
-    "ppo": Workload("prompts", 4, 1 + 3 + PPO_EPOCHS * (3 + 3)),
+    "ppo": Workload("prompts", 4, 1 + 3 + PPO_EPOCHS * (3 + 3), scorer=True),
     "sampling-8": Workload("prompts", 8, 1),
     "sampling-32": Workload("prompts", 32, 1),
     "sampling-128": Workload("prompts", 128, 1),
@@ -238,8 +239,8 @@ def prepare(
     cpu: bool = True,
     half: bool = False,
 ) -> None:
-    """Write the rows of so many steps, the policy and a reward model; the weights ``half`` as
-    long, in bfloat16, if so asked."""
+    """Write the rows of so many steps, the policy and, where one is read, a reward model; the
+    weights ``half`` as long, in bfloat16, if so asked."""
     torch.manual_seed(SEED)
     config = shape.config
     config.tie_word_embeddings = not workload.greedy
@@ -249,12 +250,17 @@ def prepare(
             walking(policy)
         elif workload.online:
             ending(policy)
-        config.num_labels = 1
-        scorer = LlamaForSequenceClassification(config)
-    scorer.model.load_state_dict(policy.model.state_dict())
-    for place, model in {"model": policy, "scorer": scorer}.items():
+        written: dict[str, Any] = {"model": policy}
+        if workload.scorer:
+            config.num_labels = 1
+            written["scorer"] = LlamaForSequenceClassification(config)
+            written["scorer"].model.load_state_dict(policy.model.state_dict())
+    for place, model in written.items():
         (model.bfloat16() if half else model).save_pretrained(folder / place)
         tokenizer(shape).save_pretrained(folder / place)
+    del policy, model, written
+    if not cpu:
+        torch.cuda.empty_cache()  # the sides are other processes
     count = workload.batch // workload.group * steps
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         for row in rows(workload.kind, count, shape):

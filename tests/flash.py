@@ -33,12 +33,18 @@ def forward(
     *, scale: float, seqused_k: Tensor | None = None,
 ) -> Any:  # fmt: skip
     """As torch's kernel: pieces of any lengths."""
-    seen, total = torch.zeros_like(query), query.new_zeros(query.shape[1], len(query))
+    exact = torch.promote_types(query.dtype, torch.float32)
+    seen = torch.zeros_like(query)
+    total = torch.zeros(query.shape[1], len(query), dtype=exact)
+    query, key, value = (x.to(exact) for x in (query, key, value))
     groups = query.shape[1] // key.shape[1]
     assert (dropout, debug, begins_q.dtype) == (0.0, False, torch.int32)
+    assert begins_k.dtype == torch.int32
     assert int((begins_q[1:] - begins_q[:-1]).max()) == longest_q
     for asks, asked in pieces(begins_q, begins_k, seqused_k):
         assert asked.stop - asked.start <= longest_k
+        # Where it is causal, the kernel counts from the end of both.
+        assert not causal or asks.stop - asks.start == asked.stop - asked.start
         scores = shares(query[asks], key[asked], causal, scale)
         total[:, asks] = scores.logsumexp(-1)
         values = value[asked].repeat_interleave(groups, 1)

@@ -152,7 +152,7 @@ _ADVICE: list[tuple[str, str]] = [
     ),
     ("completion_only_loss", "only sft has it"),
     ("loss_type", "only dpo, reward and grpo have it"),
-    ("beta", "only dpo and kto have it"),
+    ("beta", "sft and reward hold to no reference"),
     ("label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
     ("desirable_weight undesirable_weight", "only kto has it"),
     ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),

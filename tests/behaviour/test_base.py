@@ -18,6 +18,10 @@ def make(target: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in target.iterdir()}
 
 
+def test_the_packaged_base_is_small() -> None:
+    assert sum(file.stat().st_size for file in BASE.iterdir()) < 8e6
+
+
 @pytest.mark.slow
 def test_make_base_gives_the_same_bytes_again(tmp_path: Path) -> None:
     first, second = make(tmp_path / "first"), make(tmp_path / "second")

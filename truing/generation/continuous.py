@@ -28,12 +28,14 @@ def read_at_once(device: torch.device) -> int:
 class Continuous:
     """A model of the Llama family at work on as many responses as there are slots."""
 
-    def __init__(self, policy: Policy, model: Llama, slots: Slots, counts: Counts) -> None:
+    def __init__(
+        self, policy: Policy, model: Llama, slots: Slots, counts: Counts, *, trial: bool = False
+    ) -> None:
         self.policy, self.model, self.slots, self.counts = policy, model, slots, counts
         self.turn = model.rotations(slots.own.shape[-2] + slots.prompts.shape[-2])
         self.writing = Writing if model.kernels is None else Kernel
         on_gpu = slots.own.device.type == "cuda"
-        self.replay = Replay(model, slots, self.turn) if on_gpu else None
+        self.replay = Replay(model, slots, self.turn, trial=trial) if on_gpu else None
 
     def answer(
         self, responses: Sequence[Response], sampling: Sampling, stops: Collection[int]
@@ -48,8 +50,10 @@ class Continuous:
             token_S, logp_S = choose(
                 self.policy.logits(hidden_SH), uniform_S.to(hidden_SH.device), sampling
             )
-            for response, token, logp in zip(live, token_S.tolist(), logp_S.tolist(), strict=True):
-                response.add(token, logp)
+            # In one: a GPU is waited for once.
+            found = torch.stack([token_S.double(), logp_S]).tolist()
+            for response, token, logp in zip(live, *found, strict=True):
+                response.add(int(token), logp)
             kept = list(range(len(live)))
             for slot in reversed(range(len(live))):
                 if live[slot].ended(stops):
@@ -124,7 +128,7 @@ def agrees(policy: Policy, model: Llama) -> bool:
     ids = [i % vocabulary for i in range(1, 7)]
     like = policy.core.base_model.embed_tokens.weight
     slots = model.slots(slots=2, prompts=1, room=3, width=3)
-    trial = Continuous(policy, model, slots, Counts())
+    trial = Continuous(policy, model, slots, Counts(), trial=True)
     trial.read([slots.learn(tuple(ids[:3]))])
     for _ in range(2):
         slots.open(0)

@@ -205,4 +205,6 @@ def _weight(module: Any) -> Tensor | None:
     if module.disable_adapters or module.merged:
         return base.weight
     deltas = [module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A]
+    if any(delta.dtype != base.weight.dtype for delta in deltas):
+        return None  # rounded to the weight's format, an adapter's small updates were lost
     return base.weight + sum(deltas) if deltas else base.weight

@@ -123,7 +123,9 @@ class LocalEngine:
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a GPU, or that a CPU has: its cache takes only what it fills."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch keeps for its next tensors is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -6,6 +6,7 @@ by itself. Graphs read the weights in place, and so are of one `Llama`.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -22,9 +23,11 @@ SHRINK = 4
 
 class Replay:
     """Steps of one new token in each slot in use. Where there is no GPU, nothing is recorded, and
-    each is computed as it is."""
+    each is computed as it is; nor is a ``trial``, for which that would take too long."""
 
-    def __init__(self, model: Llama, slots: Slots, turn: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self, model: Llama, slots: Slots, turn: tuple[Tensor, Tensor], *, trial: bool = False
+    ) -> None:
         self.model, self.slots, self.turn = model, slots, turn
         device, count = slots.own.device, slots.own.shape[2]
         self.token_S, self.length_S, self.prompt_S = (
@@ -35,7 +38,7 @@ class Replay:
         while self.sizes[-1] > SHRINK:
             self.sizes.append(-(-self.sizes[-1] // SHRINK))
         self.steps: dict[int, Callable[[], Tensor]] = {}
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.pool = None if trial or device.type != "cuda" else torch.cuda.graph_pool_handle()
 
     def step(self, token_S: Tensor) -> Tensor:
         """Hidden states (S, H) after one more token in each slot in use."""
@@ -62,13 +65,14 @@ class Replay:
         if self.pool is None:
             return compute
         # Once beforehand, aside: what is made at the first call must not be recorded.
-        aside = torch.cuda.Stream()
+        aside = _aside()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             compute()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # Other threads may use the GPU meanwhile.
+        with torch.cuda.graph(graph, self.pool, aside, capture_error_mode="thread_local"):
             hidden_SH = compute()
 
         def replay() -> Tensor:
@@ -76,6 +80,12 @@ class Replay:
             return hidden_SH
 
         return replay
+
+
+@cache
+def _aside() -> "torch.cuda.Stream":
+    """The stream to record on: libraries keep a workspace for each that they see."""
+    return torch.cuda.Stream()
 
 
 class Steady:
@@ -93,8 +103,8 @@ class Steady:
             table[self.length_S + width_S].unsqueeze(1) for table in replay.turn
         )
         room, width = own.shape[-2], prompts.shape[-2]
-        if fits(device, own.dtype, own.shape[-1]):
-            self.look = self._by_flash
+        self.flash = fits(device, own.dtype, own.shape[-1])
+        if self.flash:
             # Keys of a slot, or of a prompt, lie head behind head: the first one's places count.
             groups, repeats = self.model.groups, self.model.heads // self.model.groups
             places = torch.arange(size + 1, device=device)
@@ -105,7 +115,6 @@ class Steady:
             )
             self.used = (self.length_S + 1).int(), width_S.int()
         else:
-            self.look = self._by_mask
             seen = (
                 torch.arange(width, device=device) < width_S[:, None],
                 torch.arange(room, device=device) <= self.length_S[:, None],
@@ -118,7 +127,8 @@ class Steady:
         keys, values = self.slots.own[layer]
         keys[self.at_S, :, self.length_S] = turned[:, heads:]
         values[self.at_S, :, self.length_S] = qkv_NHD[:, heads + groups :]
-        return self.look(layer, turned[:, :heads].unflatten(1, (groups, -1)))
+        query_SGRD = turned[:, :heads].unflatten(1, (groups, -1))
+        return (self._by_flash if self.flash else self._by_mask)(layer, query_SGRD)
 
     def _by_mask(self, layer: int, query_SGRD: Tensor) -> Tensor:
         own, prompts = self.slots.own[layer], self.slots.prompts[layer]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from truing.data.layout import Layout, Tokens, padded
+from truing.data.layout import Layout, Tokens, flat, padded, shared
 from truing.models.heads import ValueModel
 from truing.models.model import Model, Policy
 from truing.models.roles import Role
@@ -78,7 +78,9 @@ class ActorCritic(nn.Module):
 
     def place(self, sequences: Sequence[Tokens]) -> Layout:
         """As `Model.place`: a prompt is read once where policy, critic and readers all can."""
-        return self.policy.place(sequences) if self.shares_prompts else padded(sequences)
+        if all(model.reads_spans for model in self._models):
+            return flat(sequences)
+        return shared(sequences) if self.shares_prompts else padded(sequences)
 
     @property
     def _models(self) -> list[Model]:

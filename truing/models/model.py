@@ -199,6 +199,8 @@ class Model(nn.Module):
                 inputs = self._in_one_row(layout) if one_row else self._widened(layout)
                 try:
                     hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
+                except torch.OutOfMemoryError:
+                    raise
                 except (RuntimeError, ValueError, IndexError, TypeError):
                     return False  # its attention is another
                 found.append(hidden[tuple(layout.last_B2.T)].float())

@@ -8,7 +8,7 @@ Source: as in `truing.models.attention`. The kernel has 16-bit formats only: `fi
 """
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -29,8 +29,8 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Sequence[int], device: torch.device) -> "Pieces":
-        begins = torch.tensor([0, *sizes], device=device).cumsum(0)
-        return cls(begins.to(torch.int32), max(sizes, default=0))
+        begins = torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device)
+        return cls(begins, max(sizes, default=0))
 
 
 class Plan(NamedTuple):
@@ -75,7 +75,8 @@ def fits(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     """Whether the kernel takes heads of this ``width`` in this number format on this device."""
     if device.type != "cuda" or dtype not in HALF or width % 8 or width > 256:
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    made = torch.version.hip is None and torch.backends.cuda.is_flash_attention_available()
+    return made and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def look(
@@ -146,7 +147,7 @@ class Varlen(torch.autograd.Function):
             known = seen[asking], total[:, asking].contiguous()
             more = _slopes(ahead[asking], parts, *known, *places, causal=False, scale=scale)
             for into, where, slope in zip(own, (asking, asked, asked), more, strict=True):
-                into.index_add_(0, where, slope)
+                into[where] += slope  # no cell twice
         return *own, None, None
 
 

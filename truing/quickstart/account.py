@@ -32,7 +32,7 @@ SYSTEMS = {
     "sft": ("SFT", "the supervised model", "trained on demonstrations"),
     "chosen": ("SFT on chosen", "SFT on the chosen replies", "a control"),
     "dpo": ("DPO", "DPO", "trained on the best reply to each prompt against the worst"),
-    "ppo": ("PPO", "PPO", "trained on the reward model"),
+    "ppo": ("PPO", "PPO", "trained on the reward model, the best replies mixed in"),
 }
 CONTESTS = [
     ("sft", "base"),
@@ -40,6 +40,8 @@ CONTESTS = [
     ("best_of_n", "sft"),
     ("dpo", "sft"),
     ("ppo", "sft"),
+    # What the reward adds to the best replies alone.
+    ("ppo", "chosen"),
 ]
 # Run folder, stage, panel, metric and label of each line of the report's plots.
 CURVES = [

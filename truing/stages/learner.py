@@ -87,6 +87,15 @@ class Objective(Protocol[Row]):
         ...
 
 
+def total_norm(grads: Sequence[Tensor]) -> Tensor:
+    """The norm of some gradients together; of those in 16 bits in float32, for they would round it
+    to two digits."""
+    if all(grad.dtype in (torch.float32, torch.float64) for grad in grads):
+        return nn.utils.get_total_norm(grads)
+    norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in grads]
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+
+
 def make_optimizer(
     model: nn.Module, config: OptimTopic, rates: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
@@ -186,7 +195,7 @@ class Learner:
         """Shorten the gradient where it is too long; its length before, and whether the guard says
         that this step is to be skipped."""
         found = {n: p.grad for n, p in self._trained() if p.grad is not None}
-        total = nn.utils.get_total_norm(found.values())
+        total = total_norm(list(found.values()))
         norm, rows = float(total), [row for _, batches in work for b in batches for row in b.rows]
         if not math.isfinite(norm):
             names = [n for n, grad in found.items() if not bool(grad.isfinite().all())]
@@ -308,7 +317,7 @@ def _accumulate(
             accelerator.backward(loss * accelerator.num_processes)
         add_sums(sums, {"loss": (loss.detach(), torch.zeros_like(loss)), **stats})
     sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)
-    layouts = (batch.layout.to(accelerator.device) for _, batch, _ in queue)
+    layouts = (batch.layout for _, batch, _ in queue)
     sums |= of_layouts(layouts, accelerator.num_processes)
     return gather_sums(accelerator, sums)
 

@@ -22,14 +22,22 @@ def gather_sums(accelerator: Accelerator, sums: Sums) -> Sums:
     """The sums of all ranks together."""
     if accelerator.num_processes == 1:
         return sums
-    flat = torch.stack([torch.stack([t.float(), c.float()]) for t, c in sums.values()])
-    flat = accelerator.reduce(flat, reduction="sum")
+    flat = accelerator.reduce(_together(sums).to(accelerator.device), reduction="sum")
     return {name: (flat[i, 0], flat[i, 1]) for i, name in enumerate(sums)}  # pyright: ignore
 
 
 def means(sums: Sums) -> dict[str, float]:
     """The metrics; one that nothing counted for is left out, since 0 would be a figure."""
-    return {name: float(total) / float(n) for name, (total, n) in sums.items() if float(n)}
+    both = _together(sums).tolist() if sums else []
+    return {name: total / n for name, (total, n) in zip(sums, both, strict=True) if n}
+
+
+def _together(sums: Sums) -> Tensor:
+    """Sums and counts (N, 2) as float64 on the CPU; those of a GPU are awaited once."""
+    each = [number.detach().reshape(()) for pair in sums.values() for number in pair]
+    device = next((number.device for number in each if number.device.type != "cpu"), "cpu")
+    floats = (number if number.is_floating_point() else number.float() for number in each)
+    return torch.stack([number.to(device) for number in floats]).view(-1, 2).cpu().double()
 
 
 def stat(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -209,6 +209,22 @@ def test_adapters_are_part_of_the_weights(policy: Policy, way: str) -> None:
     assert [t.ids for t in off] != [t.ids for t in done]
 
 
+def test_small_updates_of_an_adapter_are_not_rounded_away(tmp_path: Path) -> None:
+    """Beside weights in bfloat16 an adapter is in float32: added up, it would be lost in them."""
+    policy = loaded(tmp_path, "llama", dtype=torch.bfloat16)
+    add_lora(policy, r=4, alpha=8, dropout=0.0, targets="all-linear")
+    before = LocalEngine(policy).generate(REQUESTS, Sampling(max_completion_length=8))
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_B" in name:
+                assert weight.dtype == torch.float32
+                weight.fill_(1e-3)
+    engine = LocalEngine(policy)
+    after = engine.generate(REQUESTS, Sampling(max_completion_length=8))
+    assert engine.counts.path == "llama"
+    assert [t.logps for t in after] != [t.logps for t in before]
+
+
 def test_weights_may_change_between_calls(policy: Policy) -> None:
     engine = LocalEngine(policy)
     before = engine.generate(REQUESTS, Sampling(max_completion_length=8))

@@ -28,8 +28,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
             monkeypatch.setattr(module, "fits", lambda *_: True)
     honest = continuous.Continuous.__init__
 
-    def begun(self: Any, policy: Policy, model: Any, slots: Any, counts: Any) -> None:
-        honest(self, policy, model, slots, counts)
+    def begun(self: Any, policy: Policy, model: Any, slots: Any, counts: Any, **more: Any) -> None:
+        honest(self, policy, model, slots, counts, **more)
         self.replay = replay.Replay(model, slots, self.turn)
 
     monkeypatch.setattr(continuous.Continuous, "__init__", begun)

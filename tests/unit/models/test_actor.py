@@ -122,3 +122,15 @@ def test_token_figures_come_in_the_order_of_the_rows(policy: Policy) -> None:
         torch.testing.assert_close(figure, wanted, atol=1e-5, rtol=0)
     assert [len(figure) for figure in found] == [3, 1, 2]
     assert measure_tokens(policy, [], 2, lambda layout: logp(policy, layout)) == []
+
+
+def test_responses_lie_as_all_can_read_them(policy: Policy, tiny: Path) -> None:
+    critic = load_value_model(tiny)
+    actor = ActorCritic(policy, critic)
+    rows = [Tokens((1, 2, 3), (4, 5)), Tokens((1, 2, 3), (6,))]
+    assert actor.place(rows).kind == "flat"
+    key = ("spans", critic.device)
+    critic._trials[key] = False
+    assert actor.place(rows).kind == "shared"
+    critic._trials["mask", critic.device] = False
+    assert actor.place(rows).kind == "padded"

@@ -65,7 +65,28 @@ def test_two_calls_are_attention_under_the_mask_of_the_row(
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
-def test_the_kernel_is_for_16_bits_on_a_gpu() -> None:
-    assert not varlen.fits(torch.device("cpu"), torch.bfloat16, 64)
-    assert not varlen.fits(torch.device("cuda"), torch.float32, 64)
-    assert not varlen.fits(torch.device("cuda"), torch.bfloat16, 60)
+def test_16_bits_are_put_together_in_32(kernel: None) -> None:
+    layout = flat(ROWS)
+    draw = torch.Generator().manual_seed(0)
+    exact = [torch.randn(layout.cells, 4, 8, generator=draw) for _ in range(3)]
+    plan = varlen.Plan.of(spans(layout.documents_RC, layout.segments_RC), torch.device("cpu"))
+    ours: Any = varlen.Varlen.apply(*(x.bfloat16() for x in exact), plan, 0.3)
+    wanted: Any = varlen.Varlen.apply(*exact, plan, 0.3)
+    assert ours.dtype == torch.bfloat16
+    # Eight bits of inputs and result.
+    torch.testing.assert_close(ours.float(), wanted, atol=3e-2, rtol=0)
+
+
+def test_the_kernel_is_for_16_bits_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, half = torch.device("cuda"), torch.bfloat16
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    for capability, fits in (((9, 0), True), ((8, 0), True), ((7, 5), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert varlen.fits(gpu, half, 64) == fits
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert not varlen.fits(torch.device("cpu"), half, 64)
+    assert not varlen.fits(gpu, torch.float32, 64)
+    assert not varlen.fits(gpu, half, 60)
+    assert not varlen.fits(gpu, half, 512)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    assert not varlen.fits(gpu, half, 64)
