@@ -42,7 +42,8 @@ def test_a_campaign_from_its_items_to_its_end(house: House) -> None:
     assert api.post(f"{path}/state", json={"state": "pilot"}).json()["round"] == 0
     assert api.post(f"{path}/state", json={"state": "open"}).json()["round"] == 1
     assert api.post(f"{path}/state", json={"state": "draft"}).status_code == 400
-    assert api.get(f"{path}/progress").json()["slots"] == 6
+    progress = api.get(f"{path}/progress").json()
+    assert (progress["slots"], progress["filled"], progress["done"]) == (6, 0, 0)
     first = api.get(f"{path}/items?limit=2").json()
     rest = api.get(f"{path}/items?after={first[-1]['id']}").json()
     assert [item["prompt"] for item in first + rest] == ["Q 0", "Q 1", "Q 2"]

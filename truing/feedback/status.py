@@ -26,7 +26,7 @@ def status(config: CollectStatusConfig) -> None:
                 "kind": campaign.kind,
                 "state": campaign.state,
                 "items": progress.items,
-                "judgements": f"{progress.done} of {progress.slots} wanted",
+                "judgements": f"{progress.filled} of {progress.slots} wanted",
                 "skipped": progress.skipped,
                 "today": progress.today,
                 "hours of work": f"{progress.active_ms / 3.6e6:.1f}",

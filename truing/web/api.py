@@ -100,7 +100,8 @@ class CampaignOut(BaseModel):
 class ProgressOut(BaseModel):
     items: int
     slots: int = Field(description="Judgements wanted.")
-    done: int
+    filled: int = Field(description="Of those wanted, how many came.")
+    done: int = Field(description="All that came: late ones, re-tests, gold and the like too.")
     skipped: int
     active_ms: int
     today: int

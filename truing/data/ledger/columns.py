@@ -156,8 +156,7 @@ def head(c: Connection, campaign_id: int) -> int:
 
 def filled(c: Connection, campaign_id: int) -> int:
     """Judgements that came of those wanted; it costs the same at any size."""
-    query = select(streams.c.filled, streams.c.slots).where(streams.c.id == campaign_id)
-    return min(map(int, c.execute(query).one()))
+    return int(c.execute(select(streams.c.filled).where(streams.c.id == campaign_id)).scalar_one())
 
 
 def open_slots(c: Connection, campaign_id: int) -> int:

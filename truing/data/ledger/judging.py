@@ -111,7 +111,7 @@ class Judging(Queue):
         item = an_item(c, lease.item_id)
         for answer in answers:
             check(answer, lease.shown)
-        ends = ending(item["kind"], answers)
+        ends, filled = ending(item["kind"], answers), 0
         if ends:
             while lease.state in ("leased", "expired", "released"):
                 how = {"lease": lease_id, "before": lease.state, "after": ends}
@@ -122,9 +122,10 @@ class Judging(Queue):
                 if said := _said(c, annotator_id, token, answers):
                     return said  # the same, a moment earlier
                 raise Late(f"assignment {lease_id} is over: undo or correct what was said")
+            leased = lease.state == "leased"
             if lease.slot and ends == "done":
-                settle(c, item) if lease.state == "leased" else take(c, item, beyond=True, done=1)
-            elif lease.slot and lease.state == "leased":
+                filled = settle(c, item) if leased else take(c, item, beyond=True, done=1)
+            elif lease.slot and leased:
                 free(c, item, self.now())
         late = ends == "done" and lease.state != "leased"
         told = Told(
@@ -141,10 +142,9 @@ class Judging(Queue):
         )
         who = who_of(c, annotator_id, item["campaign_id"])
         rows = rows_of(told, item, who, at=self.now(), lease_id=lease_id, late=late)
-        counts = _counts(item["kind"], [told], lease.slot)
         self._note(rows, ends)
         self._tally(c, rows)
-        return chained(c, item["campaign_id"], rows, counts)
+        return chained(c, item["campaign_id"], rows, {"filled": filled or 0})
 
     def _note(self, rows: Sequence[dict[str, Any]], ends: str, by: int = 1) -> None:
         """Put beside a submission's first row what it adds to (or takes from) its author's day."""
@@ -244,10 +244,6 @@ def ending(kind: str, answers: Iterable[Answer]) -> str:
     if {kind, "skip"} <= said:
         raise ValueError(f"a {kind} and a skip came of the same item; needed: one of the two")
     return "done" if kind in said else "skipped" if "skip" in said else ""
-
-
-def _counts(kind: str, told: Sequence[Told], slot: bool) -> dict[str, int]:
-    return {"filled": sum(slot and ending(kind, each.answers) == "done" for each in told)}
 
 
 def _said(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, exists, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, or_, select, update
 
 from truing.data.ledger.campaigns import PURPOSES, Campaigns
 from truing.data.ledger.entries import Candidate, Late, Lease, Taken
@@ -162,7 +162,7 @@ class Queue(Campaigns):
                 made = c.execute(again).mappings().first()
                 if made is None:
                     raise Taken(f"annotator {annotator_id} had item {item_id} already")
-            if slot and not take(c, item):
+            if slot and take(c, item) is None:
                 raise Taken(f"all {item['wanted']} slots of item {item_id} are taken")
             return Lease(**made)
 
@@ -244,6 +244,7 @@ def an_item(c: Connection, item_id: int) -> Mapping[Any, Any]:
 
 # Counts are moved by the statement itself: of two who do so at once, neither is lost.
 _MORE = items.c.load + bindparam("by")
+_CAME = (items.c.done, items.c.wanted)
 _MOVE = (
     update(items)
     .where(items.c.id == bindparam("item"))
@@ -253,6 +254,7 @@ _MOVE = (
         done=items.c.done + bindparam("more_done"),
         freed_at=bindparam("freed"),
     )
+    .returning(*_CAME)
 )
 _MOVE_IF_FREE = _MOVE.where(items.c.load < items.c.wanted)
 _MOVE_DOMAIN = (
@@ -264,6 +266,7 @@ _SETTLE = (
     update(items)
     .where(items.c.id == bindparam("item"))
     .values(done=items.c.done + bindparam("more_done"))
+    .returning(*_CAME)
 )
 
 
@@ -274,25 +277,35 @@ def take(
     beyond: bool = False,
     slots: int = 1,
     done: int = 0,
-) -> bool:
-    """Hold one slot more (or several), and count judgements; False if none is free, unless
-    ``beyond`` what is wanted is allowed."""
+) -> int | None:
+    """Hold one slot more (or several), and count judgements. Returns how many of those wanted have
+    come by it; None if no slot is free, unless ``beyond`` what is wanted is allowed."""
     how = {"item": item["id"], "by": slots, "more_done": done, "freed": item["freed_at"]}
-    if not c.execute(_MOVE if beyond else _MOVE_IF_FREE, how).rowcount:
-        return False
+    row = c.execute(_MOVE if beyond else _MOVE_IF_FREE, how).one_or_none()
+    if row is None:
+        return None
     _move_domain(c, item, slots)
-    return True
+    return _more(row, done)
 
 
-def free(c: Connection, item: Mapping[Any, Any], now: int, *, done: int = 0) -> None:
-    """Hold one slot less, and that many judgements less."""
-    c.execute(_MOVE, {"item": item["id"], "by": -1, "more_done": -done, "freed": now})
+def free(c: Connection, item: Mapping[Any, Any], now: int, *, done: int = 0) -> int:
+    """Hold one slot less, and that many judgements less. Returns as `take` does, 0 or less."""
+    how = {"item": item["id"], "by": -1, "more_done": -done, "freed": now}
+    row = c.execute(_MOVE, how).one()
     _move_domain(c, item, -1)
+    return _more(row, -done)
 
 
-def settle(c: Connection, item: Mapping[Any, Any], by: int = 1) -> None:
-    """Count a judgement in a slot that is held already."""
-    c.execute(_SETTLE, {"item": item["id"], "more_done": by})
+def settle(c: Connection, item: Mapping[Any, Any], by: int = 1) -> int:
+    """Count a judgement in a slot that is held already. Returns as `take` does."""
+    return _more(c.execute(_SETTLE, {"item": item["id"], "more_done": by}).one(), by)
+
+
+def _more(row: Row[int, int], by: int) -> int:
+    """Slots that a step of ``by`` judgements filled, of an item's counts after it: a judgement
+    beyond those wanted fills none."""
+    done, wanted = row
+    return min(done, wanted) - min(done - by, wanted)
 
 
 def _move_domain(c: Connection, item: Mapping[Any, Any], by: int) -> None:

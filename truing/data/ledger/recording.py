@@ -45,7 +45,7 @@ class Recording(Judging):
         if lost := [n for n in numbers if n not in known]:
             raise LookupError(f"campaign {campaign_id} has no item {lost[0]}")
         shown, had, who = answers(c, numbers), _had(c, group), _who(c, campaign_id, group)
-        rows, filled = list[dict[str, Any]](), Counter[int]()
+        rows, judged, filled = list[dict[str, Any]](), Counter[int](), 0
         for each in group:
             if (each.annotator_id, each.token) in had:
                 continue
@@ -59,14 +59,14 @@ class Recording(Judging):
                 made = [{**row, "purpose": purpose} for row in made]
             ends = ending(item["kind"], each.answers)
             if made[0]["purpose"] == "work" and each.retest == 0 and ends == "done":
-                filled[each.item_id] += 1
+                judged[each.item_id] += 1
             self._note(made, ends)
             rows += made
-        for number, count in sorted(filled.items()):
-            take(c, known[number], beyond=True, slots=count, done=count)
+        for number, count in sorted(judged.items()):
+            filled += take(c, known[number], beyond=True, slots=count, done=count) or 0
         if rows:
             self._tally(c, rows)
-            chained(c, campaign_id, rows, {"filled": filled.total()}, _ADD)
+            chained(c, campaign_id, rows, {"filled": filled}, _ADD)
         return len(rows)
 
 

@@ -79,7 +79,8 @@ class Revising(Recording):
             rows = [dict(row) for row in c.execute(query.order_by(judgements.c.id)).mappings()]
             item = _one(c, items, old["item_id"], "item")
             ends = ending(item["kind"], [Answer(row["kind"]) for row in rows])
-            now, slot, lease = self.now(), old["purpose"] == "work" and old["retest"] == 0, None
+            slot = old["purpose"] == "work" and old["retest"] == 0
+            now, lease, filled = self.now(), None, 0
             if assigned is not None:
                 again = {"state": "leased", "leased_at": now}
                 again |= {"expires_at": now + int(1000 * seconds)}
@@ -87,15 +88,15 @@ class Revising(Recording):
                 lease = own(c, assigned, annotator_id)
                 slot = lease.slot
             if slot and ends == "done":
-                settle(c, item, -1) if lease is not None else free(c, item, now, done=1)
-            elif slot and ends == "skipped" and lease is not None and not take(c, item):
+                filled = settle(c, item, -1) if lease else free(c, item, now, done=1)
+            elif slot and ends == "skipped" and lease and take(c, item) is None:
                 raise Late(f"all slots of item {item['id']} are taken by now")
             self._note(rows, ends, by=-1)
             self._tally(c, rows, spent=False)
             numbers = [row["id"] for row in rows]
             _mark(c, numbers, "current", "undone")
             link = Link("undone", annotator_id, judgement_id, now, {"judgements": numbers})
-            append(c, item["campaign_id"], link, filled=-int(slot and ends == "done"))
+            append(c, item["campaign_id"], link, filled=filled)
             return lease
 
     def quarantine(
@@ -122,18 +123,17 @@ class Revising(Recording):
             for row in rows:
                 if row["purpose"] != "work" or row["retest"] or row["kind"] != row["of"]:
                     continue
-                filled += 1
                 item = _one(c, items, row["item_id"], "item")
                 if lift:
-                    take(c, item, beyond=True, done=1)
+                    filled += take(c, item, beyond=True, done=1) or 0
                 else:
-                    free(c, item, now, done=1)
+                    filled += free(c, item, now, done=1)
             numbers = [row["id"] for row in rows]
             _mark(c, numbers, before, after)
             told = {"judgements": numbers, "reason": reason, "since": since}
             kind = "reinstated" if lift else "quarantined"
             link = Link(kind, actor, annotator_id, now, told)
-            append(c, campaign_id, link, filled=filled if lift else -filled)
+            append(c, campaign_id, link, filled=filled)
         return len(numbers)
 
 

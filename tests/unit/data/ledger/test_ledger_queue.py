@@ -7,7 +7,17 @@ import pytest
 from sqlalchemy import select
 
 from tests.ledgers import SKIP, TIE, Clock, Team, better
-from truing.data.ledger import Answer, Late, Ledger, NewItem, NewResponse, Taken, line
+from truing.data.ledger import (
+    Answer,
+    Judgement,
+    Late,
+    Ledger,
+    NewItem,
+    NewResponse,
+    Taken,
+    Told,
+    line,
+)
 from truing.data.ledger.tables import members
 
 Make = Callable[..., Team]
@@ -112,12 +122,49 @@ def test_a_lease_that_ran_out_goes_to_somebody_else(team: Make, clock: Clock) ->
 
 def test_work_that_comes_late_counts(team: Make, clock: Clock) -> None:
     made = team(items=1)
-    lease = made.hold(seconds=60)
-    clock.on(61)
-    made.judge(1)
-    (late,) = made.ledger.submit(lease.id, made.people[0], [TIE], token="late")
+    first, late = both(made, clock)
     item = made.ledger.item(1)
     assert (late.late, item.load, item.done, item.wanted) == (True, 2, 2, 1)
+    assert filled(made) == 1
+    made.ledger.undo(late.id, made.people[0])
+    assert filled(made) == 1
+    made.ledger.undo(first.id, made.people[1])
+    assert filled(made) == 0
+
+
+def test_what_is_beyond_the_wanted_fills_no_slot_of_another(team: Make, clock: Clock) -> None:
+    made = team(items=2)
+    both(made, clock)
+    assert (filled(made), made.ledger.progress(made.id).done) == (1, 2)
+    for lift, came in ((False, 1), (True, 1)):
+        assert made.ledger.quarantine(made.id, made.people[0], "fast", lift=lift) == 1
+        assert filled(made) == came
+    for who in (0, 1):
+        made.ledger.quarantine(made.id, made.people[who], "fast")
+    assert filled(made) == 0
+    for who, came in ((0, 1), (1, 1)):
+        made.ledger.quarantine(made.id, made.people[who], "fast", lift=True)
+        assert filled(made) == came
+    more = [Told(2, who, (TIE,), f"elsewhere-{who}", shown=(3, 4)) for who in made.people]
+    assert (made.ledger.record(made.id, more), filled(made)) == (2, 2)
+
+
+def both(made: Team, clock: Clock) -> tuple[Judgement, Judgement]:
+    """What the second person said of the first item, and the first person after their lease."""
+    lease = made.hold(seconds=60)
+    clock.on(61)
+    (first,) = made.judge(1)
+    (late,) = made.ledger.submit(lease.id, made.people[0], [TIE], token="late")
+    assert first.item_id == late.item_id
+    return first, late
+
+
+def filled(made: Team) -> int:
+    """Slots that are filled, which are those of the items as well."""
+    came = made.ledger.progress(made.id).filled
+    counts = [made.ledger.item(n) for n in range(1, made.ledger.progress(made.id).items + 1)]
+    assert came == sum(min(item.done, item.wanted) for item in counts)
+    return came
 
 
 def test_a_lease_from_a_clock_that_was_wrong_is_over(team: Make, clock: Clock) -> None:
