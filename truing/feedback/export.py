@@ -269,10 +269,10 @@ def recorded(row: Row, line: bytes) -> bytes:
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _EXTRA = {
-    **dict.fromkeys(("campaign", "arm", "domain", "aspect"), pa.string()),
+    **dict.fromkeys(("campaign", "arm", "domain", "aspect", "critique"), pa.string()),
     **dict.fromkeys(("item", "judgement", "active_ms", "strength", "votes"), pa.int64()),
     **dict.fromkeys(("late", "decided", "edited"), pa.bool_()),
-    **dict.fromkeys(("models", "runs", "authors"), pa.list_(pa.string())),
+    **dict.fromkeys(("models", "runs", "authors", "critiques"), pa.list_(pa.string())),
     **dict.fromkeys(("judgements", "scores"), pa.list_(pa.int64())),
     "share": pa.float64(),
 }

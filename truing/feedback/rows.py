@@ -1,7 +1,7 @@
 """What was judged -> rows in TRL's columns, with provenance; what is left out is counted."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -19,6 +19,8 @@ MAKES: Mapping[str, tuple[str, ...]] = {
     "demonstration": ("demonstration", "edit"),
 }
 TIES = "ties and both bad: left out"
+ERASED = "texts that were erased"
+ALONE = "critiques of judgements that make no row"
 Row = dict[str, Any]
 
 
@@ -34,10 +36,14 @@ class Maker:
     ties: str = "leave_out"
     aspect: str | None = None
     left_out: Counter[str] = field(default_factory=Counter[str])
+    _critiques: dict[Any, list[str]] = field(default_factory=dict[Any, list[str]])
+    _carried: set[Any] = field(default_factory=set[Any])
 
     def usable(self, item: Item, said: Sequence[Said]) -> list[Said]:
         """The judgements of an item that count for this kind: a lead's decision in place of all."""
         found = [each for each in said if each.kind in MAKES[self.kind]]
+        if len(found) < len(said):
+            self._beside([each for each in said if each.kind not in MAKES[self.kind]])
         work = [each for each in found if each.purpose == "work" and not each.retest]
         self.left_out["second passes of re-tests"] += sum(each.retest > 0 for each in found)
         decided = [each for each in found if each.purpose == "adjudication"]
@@ -47,6 +53,29 @@ class Maker:
         others = len(found) - len(work) - sum(each.retest > 0 for each in found)
         self.left_out["of gold, practice and screening items"] += others
         return work
+
+    def _beside(self, said: Iterable[Said]) -> None:
+        """Count what makes no row; critiques wait for the row of what they came with."""
+        self._critiques.clear()
+        self._carried.clear()
+        for each in said:
+            if each.kind != "critique":
+                self.left_out[f"of kind {each.kind}, which makes no {self.kind}"] += 1
+            elif each.text is None:
+                self.left_out[ERASED] += 1
+            else:
+                self._critiques.setdefault(_pass(each), []).append(each.text)
+                self.left_out[ALONE] += 1
+
+    def _critique(self, each: Said) -> str | None:
+        """The critique that came with a judgement which makes a row: several as paragraphs."""
+        if not self._critiques:
+            return None
+        texts = self._critiques.get(key := _pass(each), ())
+        if texts and key not in self._carried:
+            self._carried.add(key)
+            self.left_out[ALONE] -= len(texts)
+        return "\n\n".join(texts) or None
 
     def rows(self, item: Item, said: Sequence[Said]) -> Iterator[tuple[Row, Said]]:
         """A row for each judgement, with the judgement."""
@@ -113,7 +142,7 @@ class Maker:
     def _edit(self, item: Item, each: Said, there: Mapping[int, Response]) -> Any:
         before = there[each.value["response"]]
         if each.text is None:
-            self.left_out["texts that were erased"] += 1
+            self.left_out[ERASED] += 1
             return None
         after = said_reply(item, each.text)
         if self.kind == "demonstration":
@@ -125,7 +154,7 @@ class Maker:
 
     def _demonstration(self, item: Item, each: Said, there: Mapping[int, Response]) -> Any:
         if each.text is None:
-            self.left_out["texts that were erased"] += 1
+            self.left_out[ERASED] += 1
             return None
         return {"completion": said_reply(item, each.text)}, [], {}
 
@@ -176,6 +205,9 @@ class Maker:
         else:
             extra["judgements"] = [each.id for each in said]
             extra["authors"] = [self.authors[each.annotator_id] for each in said]
+            critiques = [self._critique(each) for each in said]
+            if any(critiques):
+                extra["critiques"] = critiques
         if first.simulated:
             told["simulated"] = True
         if first.round:
@@ -205,12 +237,20 @@ class Maker:
             extra["arm"] = said.arm
         if said.late:
             extra["late"] = True
+        if critique := self._critique(said):
+            extra["critique"] = critique
         told["author"], told["time"] = self.authors[said.annotator_id], _time(said.at)
         if version := self.guidelines.get(said.guideline_id or 0):
             told["guideline"] = f"v{version}"
         place = [answer.id for answer in answers]
         if order := [place.index(n) for n in said.shown if n in place]:
             told["order"] = order
+
+
+def _pass(each: Said) -> Any:
+    """What a judgement and a critique of it share: the assignment, or where there was none (an
+    import, a lead's decision) the submission."""
+    return each.assignment_id or (each.annotator_id, each.token)
 
 
 def reply(item: Item, response: Response) -> Any:

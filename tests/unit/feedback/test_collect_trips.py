@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from tests.ledgers import SKIP, TIE, Team, better
 from truing.cli import main
 from truing.data.formats import Dataset, load, save
-from truing.data.ledger import Answer, Ledger, NewItem, NewResponse
+from truing.data.ledger import Answer, Ledger, NewItem, NewResponse, Told
 from truing.data.ledger.tables import judgements
 from truing.data.schema import (
     KINDS,
@@ -136,8 +136,6 @@ def exported(place: Path, *flags: str) -> list[dict[str, Any]]:
 
 
 def test_votes_are_shares_and_a_lead_has_the_last_word(place: Path) -> None:
-    from truing.data.ledger.entries import Told
-
     with Ledger.open("l.sqlite") as ledger:
         made = judged(ledger)
         lead = ledger.add_annotator(role="admin").id

@@ -15,6 +15,7 @@ PAGE = 500  # items
 _NAMES = (
     *("id", "item_id", "annotator_id", "kind", "purpose", "arm", "value", "text", "shown"),
     *("retest", "guideline_id", "active_ms", "round", "source", "simulated", "late", "at"),
+    *("assignment_id", "token"),
 )
 
 
@@ -38,6 +39,8 @@ class Said(NamedTuple):
     simulated: bool
     late: bool
     at: int
+    assignment_id: int | None
+    token: str
 
 
 _NUMBERS = (
