@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
 from truing.data.ledger import migrate
 
 T = TypeVar("T")
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+IDLE = 1.0  # seconds after which a connection is asked whether it still stands
 CONTROL = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 
 
@@ -74,6 +75,29 @@ def _sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if how.get("writes") else "BEGIN")
 
 
+def _postgresql(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _: object) -> None:
+        connection.autocommit = True
+        connection.execute("SET jit TO off")  # compiling takes longer than our queries
+        connection.autocommit = False
+
+    @event.listens_for(engine, "checkin")
+    def _(_: object, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    # To ask each time is a trip to the server for each transaction. A connection that was lost a
+    # moment ago is found by its first statement, and all that are older than that are left too.
+    @event.listens_for(engine, "checkout")
+    def _(connection: Any, record: Any, _: object) -> None:
+        now = time.monotonic()
+        if now - record.info.get("idle_since", now) > IDLE:
+            try:
+                engine.dialect.do_ping(connection)
+            except connection.Error as error:
+                raise InvalidatePoolError from error
+
+
 class _Sitting(threading.local):
     """What the current thread reads from, while it sits."""
 
@@ -121,11 +145,12 @@ class Store:
     ):
         """The same, whatever tables are there."""
         url = url_of(place)
-        engine = create_engine(
-            url, pool_size=pool, max_overflow=pool, pool_pre_ping=not url.startswith("sqlite")
-        )
-        if engine.dialect.name == "sqlite":
-            _sqlite(engine)
+        how: dict[str, Any] = {"pool_size": pool, "max_overflow": pool}
+        if not url.startswith("sqlite"):
+            # The same few statements come again and again: few connections, where they are ready.
+            how |= {"pool_use_lifo": True, "connect_args": {"prepare_threshold": 1}}
+        engine = create_engine(url, **how)
+        (_sqlite if engine.dialect.name == "sqlite" else _postgresql)(engine)
         return cls(engine, clock or Clock())
 
     def bring_up(self) -> tuple[str | None, str]:
@@ -143,9 +168,9 @@ class Store:
 
     @contextmanager
     def sitting(self) -> Iterator[None]:
-        """Within it all that this thread reads, up to its next writing, comes by one connection and
-        in one transaction: a page asks for many small things, and to begin costs more than to read
-        them. What was read before a writing is read anew after it."""
+        """Within it all that this thread reads, up to its next writing, comes by one connection,
+        on SQLite in one transaction: a page asks for many small things, and to begin costs more
+        than to read them. What was read before a writing is read anew after it."""
         if self._sitting.open is not None:
             yield
             return
@@ -158,7 +183,7 @@ class Store:
 
     @contextmanager
     def reading(self, snapshot: bool = False) -> Iterator[Connection]:
-        """A transaction that only reads, and blocks no writer. ``snapshot``: all that is read in it
+        """A connection that only reads, and blocks no writer. ``snapshot``: all that is read by it
         is of one moment, which on PostgreSQL is not a matter of course."""
         sitting = self._sitting
         if snapshot or sitting.open is None:
@@ -176,8 +201,10 @@ class Store:
     @contextmanager
     def _reading(self, snapshot: bool = False) -> Iterator[Connection]:
         with _explained(self.engine), self.engine.connect() as connection:
-            if snapshot and not self.sqlite:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            if not self.sqlite:
+                # A statement sees one moment anyway: to begin and to end would be two trips more.
+                level = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
+                connection = connection.execution_options(isolation_level=level)
             with connection.begin():
                 yield connection
 

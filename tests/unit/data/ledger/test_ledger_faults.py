@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, select, text, update
 
 from tests import postgres
-from tests.ledgers import TIE, Team, counts_are_true, told
-from truing.data.ledger import Ledger, NewItem, NewResponse, Taken
+from tests.ledgers import TIE, Team, counts_are_true, emptied, told
+from truing.data.ledger import Ledger, NewItem, NewResponse, Taken, store
+from truing.data.ledger.tables import streams
 
 ROOT = Path(__file__).resolve().parents[4]
 # Several threads judge, and say aloud what was acknowledged.
@@ -105,6 +106,59 @@ def test_a_database_that_restarts_loses_nothing(own_server: postgres.Server) -> 
         assert set(acknowledged) <= there.keys()
         assert set(there.values()) == {1}
         counts_are_true(ledger, made.id)
+
+
+@pytest.fixture
+def far(shared: str) -> Iterator[Ledger]:
+    """A ledger on PostgreSQL."""
+    with Ledger.open(emptied(shared)) as ledger:
+        yield ledger
+
+
+def test_a_connection_is_asked_whether_it_stands_once_it_was_idle(
+    far: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, ping = list[object](), far.engine.dialect.do_ping
+    monkeypatch.setattr(far.engine.dialect, "do_ping", lambda c: asked.append(c) or ping(c))
+
+    def backend() -> int:
+        with far.reading() as c:
+            return c.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+    assert backend() == backend()  # the one used last comes first
+    assert asked == []
+    monkeypatch.setattr(store, "IDLE", 0.0)
+    before = backend()
+    assert len(asked) == 1
+    with Ledger.open(far.engine.url.render_as_string(hide_password=False)) as other:
+        with other.reading() as c:
+            c.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": before})
+        while True:
+            with other.reading() as c:
+                query = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+                if c.execute(query, {"pid": before}).scalar() == 0:
+                    break
+    assert backend() != before
+    assert len(asked) == 2
+
+
+def test_reading_begins_no_transaction_and_writing_does(far: Ledger) -> None:
+    def state(c: Connection) -> str:
+        c.execute(text("SELECT 1"))
+        return c.connection.dbapi_connection.info.transaction_status.name  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+
+    with far.reading() as c:
+        assert state(c) == "IDLE"
+        assert c.execute(text("SHOW jit")).scalar() == "off"
+    with far.reading(snapshot=True) as c:
+        assert state(c) == "INTRANS"
+        assert c.execute(text("SHOW transaction_isolation")).scalar() == "repeatable read"
+    with far.writing() as c:
+        assert state(c) == "INTRANS"
+        c.execute(update(streams).values(filled=9))
+        c.rollback()
+    with far.reading() as c:
+        assert c.scalar(select(streams.c.filled)) == 0
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path: Path) -> None:
