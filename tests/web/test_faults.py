@@ -101,7 +101,7 @@ def gathered(place: str, people: int, items: int, wanted: int) -> Crowd:
 @pytest.mark.slow
 def test_a_server_killed_twenty_times_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     place = str(tmp_path / "ledger.sqlite")
-    crowd = gathered(place, people=10, items=400, wanted=10)
+    crowd = gathered(place, people=50, items=400, wanted=10)
     for turn in range(20):
         with serving(place, 1) as (process, port):
 
