@@ -28,6 +28,7 @@ class Tally:
         # As bare numbers: there may be millions.
         self.values, self.units, self.prompts = array("d"), array("q"), array("q")
         self._prompts = dict[bytes, int]()
+        self._rows = Counter[Any]()
 
     def item(self, item: Item, said: Sequence[Said]) -> None:
         """Count an item and what agreement is measured on: pairs, or single thumbs."""
@@ -45,15 +46,23 @@ class Tally:
                 self.prompts.append(prompt)
 
     def row(self, side: str, said: Sequence[Said]) -> None:
+        """Count the judgements of a row; what they add up to is known after `fold`."""
         for each in said:
-            self.people[side].add(each.annotator_id)
-            self.by[each.annotator_id][side] += 1
-            self.guidelines[each.guideline_id] += 1
-            self.rounds[each.round] += 1
-            self.arms[each.arm or "none"] += 1
-            self.late += each.late
-            who = f"{each.source}, simulated" if each.simulated else each.source
-            self.sources[who] += 1
+            whose = (each.annotator_id, each.source, each.simulated)
+            self._rows[side, whose, each.guideline_id, each.round, each.arm, each.late] += 1
+
+    def fold(self) -> None:
+        """Add up, of the few ways in which rows were judged, what the card tells."""
+        for (side, whose, guideline, round_, arm, late), count in self._rows.items():
+            person, source, simulated = whose
+            self.people[side].add(person)
+            self.by[person][side] += count
+            self.guidelines[guideline] += count
+            self.rounds[round_] += count
+            self.arms[arm or "none"] += count
+            self.late += count * late
+            self.sources[f"{source}, simulated" if simulated else source] += count
+        self._rows.clear()
 
     def agreement(self) -> list[str]:
         """What agreement is, or why there is none."""

@@ -1,13 +1,16 @@
 """What was judged, as files to train on: `truing collect export`."""
 
+import gc
 import hashlib
 import json
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
+from json import encoder
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from truing.settings_collect import CollectExportConfig
 from truing.writing import check_place, written
 
 BATCH = 10_000  # rows of a parquet file's group
+LINES = 256  # of a jsonl file, written at once
 SPLITS = ("train", "test")
 
 
@@ -38,9 +42,26 @@ def run(config: CollectExportConfig) -> Path:
     with Ledger.open(config.ledger) as ledger:
         campaign = ledger.campaign(config.campaign)
         export = Export(ledger, campaign, config)
-        export.write(folder)
+        with uncollected():
+            export.write(folder)
     console.table("Exported", export.told())
     return folder
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within it no garbage is looked for: rows hold no cycles, and there are many to walk over.
+    Not for a server, whose other threads' garbage would stay."""
+    before = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if before:
+            gc.enable()
 
 
 class Export:
@@ -94,6 +115,7 @@ class Export:
                         self.kinds.update(each.kind for each in said)
                         for split, row in self._rows(item, said):
                             files[split].add(row)
+                self.tally.fold()
                 for split, file in files.items():
                     if not file.count:
                         raise ValueError(self._nothing(split))
@@ -171,19 +193,31 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self.path, self.part = path, path.with_name(path.name + ".part")
-        self.count, self._file = 0, None
-        self._bytes, self._rows = hashlib.sha256(), hashlib.sha256()
+        self.count, self._file, self._lines = 0, None, list[bytes]()
+        self._bytes = self._rows = hashlib.sha256()  # one for both while they are the same
 
     def add(self, row: Row) -> None:
+        line = canonical(row)
+        if self._rows is self._bytes and "chosen_probability" in row:
+            self._pour()
+            self._rows = self._bytes.copy()
+        if self._rows is not self._bytes:
+            self._rows.update(recorded(row, line))
+        self._lines.append(line)
+        self.count += 1
+        if len(self._lines) >= LINES:
+            self._pour()
+
+    def _pour(self) -> None:
         if self._file is None:
             self._file = self.part.open("wb")
-        line = canonical(row)
-        self._file.write(line)
-        self._bytes.update(line)
-        self._rows.update(recorded(row, line))
-        self.count += 1
+        block = b"".join(self._lines)
+        self._file.write(block)
+        self._bytes.update(block)
+        self._lines.clear()
 
     def close(self) -> None:
+        self._pour()
         assert self._file is not None
         self._file.close()
         os.replace(self.part, self.path)
@@ -243,7 +277,20 @@ def _file(folder: Path, split: str, form: str) -> _Lines:
     return kind(folder / f"{split}.{form}")
 
 
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+def encoding(plain: json.JSONEncoder) -> Callable[[Any], str]:
+    """What ``plain.encode`` does of values without cycles, its part in C made once: to make that
+    for each value takes as long as to use it. Where there is none in C, `encode` itself."""
+    make = getattr(encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    between = (plain.indent, plain.key_separator, plain.item_separator)
+    flags = (plain.sort_keys, plain.skipkeys, plain.allow_nan)
+    text = encoder.encode_basestring_ascii if plain.ensure_ascii else encoder.encode_basestring
+    parts = make(None, plain.default, text, *between, *flags)
+    return lambda value: "".join(parts(value, 0))
+
+
+_encode = encoding(json.JSONEncoder(sort_keys=True, separators=(",", ":")))
 # A text comes again in the rows of all who judged it, which follow each other.
 _text = lru_cache(maxsize=64)(_encode)
 

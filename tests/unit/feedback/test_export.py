@@ -1,6 +1,12 @@
 """What an export says of its judgements, and how it writes them."""
 
+import gc
+import hashlib
+import json
+from collections import Counter
+from json import encoder
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +14,10 @@ from tests.ledgers import SKIP, TIE, Team, better
 from truing.cli import main
 from truing.data.formats import load
 from truing.data.ledger import Answer, Ledger, Told
+from truing.data.ledger.reading import Said
 from truing.data.schema import Comparison
+from truing.feedback import export
+from truing.feedback.card import Tally
 
 
 @pytest.fixture
@@ -81,3 +90,119 @@ def test_votes_keep_the_critiques_of_their_authors(place: Path) -> None:
     assert first.provenance.extra["critiques"] == ["Shorter,\n\nand right.", "Kinder."]
     assert last.provenance.extra["critiques"] == ["As imported.", None]
     assert "critiques of judgements that make no row: 1\n" in (place / "out/README.md").read_text()
+
+
+# --- how it is written ----------------------------------------------------------------------------
+
+PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+VALUES: list[Any] = [
+    *("", "plain", "é \U0001f600 \ud800", '"\\\n\0\x7f\u2028', None, True, False, 0, -(2**70)),
+    *(0.1, -0.0, 1e300, 5e-324, float("inf"), float("-inf"), [], {}, [[], [{}]]),
+    {"b": [1, 2.5, None, {"é": "ü"}], "a": {"z": [True, "x"], "y": ""}},
+    [{"role": "user", "content": "Hi"}] * 3,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_values_are_encoded_as_json_does(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = export.encoding(PLAIN)
+    assert (
+        made(value)
+        == PLAIN.encode(value)
+        == json.dumps(value, sort_keys=True, separators=(",", ":"))
+    )
+    monkeypatch.setattr(encoder, "c_make_encoder", None)
+    plain = export.encoding(PLAIN)
+    assert plain == PLAIN.encode
+    assert plain(value) == made(value)
+    row = {"prompt": "p", "a": value, "provenance": {"x": value}}
+    assert export.canonical(row) == PLAIN.encode(row).encode() + b"\n"
+
+
+def test_what_json_cannot_hold_is_refused_and_the_next_value_is_not() -> None:
+    made = export.encoding(PLAIN)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            made({"a": [object()]})
+        assert made({"a": [1]}) == '{"a":[1]}'
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3, 256])
+@pytest.mark.parametrize("likely", ["none", "first", "third", "every"])
+def test_a_file_is_its_rows_whatever_is_written_at_once(
+    lines: int, likely: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LINES", lines)
+    file = export._Lines(tmp_path / "train.jsonl")
+    whole, records = b"", b""
+    for number in range(7):
+        row: dict[str, Any] = {"prompt": f"é {number}", "provenance": {"extra": {"item": number}}}
+        record = json.loads(json.dumps(row))
+        if number in {"none": (), "first": (0,), "third": (2, 5), "every": range(7)}[likely]:
+            row["chosen_probability"] = 0.5
+            record["provenance"]["extra"]["chosen_probability"] = 0.5
+        whole += PLAIN.encode(row).encode() + b"\n"
+        records += PLAIN.encode(record).encode() + b"\n"
+        file.add(row)
+    file.close()
+    assert (tmp_path / "train.jsonl").read_bytes() == whole
+    assert file.sha256 == hashlib.sha256(whole).hexdigest()
+    assert file.rows_sha256 == hashlib.sha256(records).hexdigest()
+    assert file.count == 7
+    assert (file.sha256 == file.rows_sha256) == (likely == "none")
+
+
+def test_what_the_card_counts_is_counted_judgement_by_judgement(place: Path) -> None:
+    tally, sides = Tally(), ("train", "test")
+    told = [
+        Said(
+            *(i, i, i % 3, "pairwise", "work", ("", "active")[i % 2], {}, None, []),
+            *(0, (None, 4)[i % 2], 0, i % 2, ("human", "ai")[i % 4 == 0], i % 8 == 0, i % 5 == 0),
+            *(0, None, "t"),
+        )
+        for i in range(40)
+    ]
+    for i, each in enumerate(told):
+        tally.row(sides[i % 7 == 0], [each, each])
+    tally.fold()
+    tally.fold()  # nothing twice
+    twice = [each for each in told for _ in range(2)]
+    assert tally.guidelines == Counter(each.guideline_id for each in twice)
+    assert tally.rounds == Counter(each.round for each in twice)
+    assert tally.arms == Counter(each.arm or "none" for each in twice)
+    assert tally.late == sum(each.late for each in twice) > 0
+    who = (each.source + (", simulated" if each.simulated else "") for each in twice)
+    assert tally.sources == Counter(who)
+    for side in sides:
+        mine = [each for i, each in enumerate(told) if sides[i % 7 == 0] == side]
+        assert tally.people[side] == {each.annotator_id for each in mine}
+        for person in range(3):
+            own = [each for each in mine if each.annotator_id == person]
+            assert tally.by[person][side] == 2 * len(own)
+
+
+def test_no_garbage_is_looked_for_while_rows_are_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, row = list[tuple[bool, bool]](), Tally.row
+
+    def watched(*how: Any) -> None:
+        seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
+        row(*how)
+
+    monkeypatch.setattr(Tally, "row", watched)
+    with Ledger.open("l.sqlite") as ledger:
+        criticised(ledger)
+    exported("out")
+    assert set(seen) == {(False, True)}
+    assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)
+    with pytest.raises(KeyError), export.uncollected():
+        raise KeyError
+    assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)
+    gc.disable()
+    try:
+        with export.uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
