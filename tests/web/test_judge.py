@@ -385,3 +385,5 @@ def test_what_comes_late_is_kept_and_its_author_is_told(house: House) -> None:
     assert again.json() == came.json()
     assert late() == ([False, True], 2)
     assert "marked as late" not in ada.visit(f"/tasks/{made.id}").text
+    # To the whole campaign it adds nothing: the slot that was wanted is filled once.
+    assert '<progress value="1" max="1"' in ada.visit("/").text

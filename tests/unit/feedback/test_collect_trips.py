@@ -334,7 +334,9 @@ def test_messages_beside_texts_are_refused_by_parquet_alone(
     assert "Write them as --format jsonl" in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_came_late_is_exported_and_counted_in_the_card(place: Path) -> None:
+def test_what_came_late_is_exported_and_counted_in_the_card(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Ledger.open("l.sqlite") as ledger:
         made = Team(ledger, items=2)
         held = made.hold(seconds=0.001)
@@ -348,3 +350,7 @@ def test_what_came_late_is_exported_and_counted_in_the_card(place: Path) -> None
     card = Path("out0/README.md").read_text(encoding="utf-8")
     assert "- 1 sent after the lease on the item had run out (`late`)" in card
     assert "- items with more judgements than wanted: 1" in card
+    capsys.readouterr()
+    run("collect", "status", "l.sqlite")
+    told = capsys.readouterr().out.replace("│", " ")
+    assert "judgements 1 of 2 wanted" in " ".join(told.split())
