@@ -1,7 +1,7 @@
 """The settings of `truing reinforce` and `truing grpo`: learning from a reward without a critic."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -33,7 +33,8 @@ def completed(values: object, key: str, default: str, table: Mapping[str, dict[s
     """The settings that are given, before them those of the method that ``key`` names."""
     if not isinstance(values, dict):
         return values
-    return {**table.get(str(values.get(key, default)), {}), **values}
+    given = cast(dict[str, Any], values)
+    return {**table.get(str(given.get(key, default)), {}), **given}
 
 
 class CriticFreeConfig(OnlineConfig):

@@ -1,7 +1,7 @@
 """The settings of learning from judgements directly: of dpo, what each loss takes, and of kto."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -86,8 +86,9 @@ class PreferenceTopic(Topic):
         """Where nothing is given, a loss has its own numbers, and config.yaml then holds them."""
         if not isinstance(values, dict):
             return values
-        loss = LOSSES.get(str(values.get("loss_type", "sigmoid")))
-        given = {k: v for k, v in values.items() if v is not None or k not in PARTICULAR}
+        said = cast(dict[str, Any], values)
+        loss = LOSSES.get(str(said.get("loss_type", "sigmoid")))
+        given = {k: v for k, v in said.items() if v is not None or k not in PARTICULAR}
         return given if loss is None else {**loss, **given}
 
     @model_validator(mode="after")

@@ -3,14 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 
 @contextmanager
-def written(path: str | Path) -> Iterator[None]:
+def written(path: str | Path) -> Generator[None]:
     """Around the writing of a file: what the system says of the disk, with the file's name."""
     try:
         yield

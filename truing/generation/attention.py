@@ -39,11 +39,11 @@ class Reading:
         turned = rotated(qkv_NHD[:, : heads + groups], self.cos_N1D, self.sin_N1D)
         whole = torch.cat([turned, qkv_NHD[:, heads + groups :]], 1)
         if self.pieces is not None:  # all at once
-            q, *kept = whole.split([heads, groups, groups], 1)
-            for i, each in enumerate(kept):
+            q, k, v = whole.split([heads, groups, groups], 1)
+            for i, each in enumerate((k, v)):
                 self.slots.prompts[layer, i][self.row_N, :, self.at_N] = each
             places = self.pieces, self.pieces
-            return look(q, *kept, *places, causal=True, scale=scale)[0].flatten(1)
+            return look(q, k, v, *places, causal=True, scale=scale)[0].flatten(1)
         seen: list[Tensor] = []
         for row, part in zip(self.rows, whole.split(self.sizes), strict=True):
             q, k, v = part.transpose(0, 1).split([heads, groups, groups])

@@ -144,7 +144,7 @@ class Steady:
         query = query_SGRD.transpose(1, 2).flatten(0, 1)
         (seen, total), (other, more) = (
             look(
-                query, *map(_lying, kept[layer]), self.queries, places,
+                query, _lying(kept[layer, 0]), _lying(kept[layer, 1]), self.queries, places,
                 causal=False, scale=self.model.scale, used=used,
             )
             for kept, places, used in zip(
