@@ -200,7 +200,8 @@ def test_a_group_reads_its_prompt_once(
     data = jsonl("long", [{"prompt": text + str(i)} for i in range(4)])
     shared = ran(make("rloo", **given, data=data, output_dir=str(tmp_path / "shared")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("truing.models.model.Model.shares_prompts", False)
+        for way in ("shares_prompts", "reads_spans"):
+            patch.setattr(f"truing.models.model.Model.{way}", False)
         apart = ran(make("rloo", **given, data=data, output_dir=str(tmp_path / "apart")))
     for phase in ("rollout_", ""):
         (few, saved), (many, none) = (
