@@ -179,3 +179,11 @@ def shared(server: postgres.Server) -> str:
     url = server.create("shared")
     Ledger.open(url).close()
     return url
+
+
+@pytest.fixture
+def own_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL that a test may stop."""
+    made = postgres.server()
+    yield made
+    made.close()

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -171,13 +171,6 @@ def test_two_at_once_get_one_slot_and_one_judgement(tmp_path: Path) -> None:
             assert ledger.progress(each.id).done == 1
         assert set(told(ledger).values()) == {1}
         assert sum(told(ledger).values()) == len(made)
-
-
-@pytest.fixture
-def own_server() -> Iterator[postgres.Server]:
-    made = postgres.server()
-    yield made
-    made.close()
 
 
 def test_the_server_outlives_its_database(own_server: postgres.Server) -> None:

@@ -15,6 +15,7 @@ from truing.generation.llama import Llama
 from truing.generation.replay import Replay
 from truing.generation.response import Response
 from truing.models.model import Policy
+from truing.models.precision import HALF
 
 # Prompts are read together up to so many tokens, which bounds the memory that reading takes.
 READ = {"cpu": 2048, "cuda": 32_768}
@@ -137,6 +138,6 @@ def agrees(policy: Policy, model: Llama) -> bool:
     inputs = torch.tensor([ids], device=like.device)
     theirs = policy.core.base_model(input_ids=inputs, use_cache=False).last_hidden_state[0, 2:]
     # 16 bits round their sums in another order; else only the last digits may differ.
-    tolerance = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-5
+    tolerance = 2e-2 if like.dtype in HALF else 1e-5
     wanted = theirs.float().unsqueeze(1).expand_as(ours)
     return bool((ours - wanted).norm() <= tolerance * wanted.norm())

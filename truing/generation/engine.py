@@ -73,8 +73,8 @@ class Trajectory:
 class Counts:
     """What an engine did, in all its calls. ``path``: by which way the model was run last, "llama"
     (fast, for the Llama family) or "transformers". Tokens: read of prompts, spared because a prompt
-    was read already, and fed back one a step. ``replayed``: steps in the shapes of
-    a graph, which a GPU records."""
+    was read already, and fed back one a step. ``replayed``: steps in the shapes of a graph, which a
+    GPU records."""
 
     path: str = ""
     prompt_tokens: int = 0

@@ -190,7 +190,7 @@ class Model(nn.Module):
         rows = [Tokens(ids[:3], ids[3:5]), Tokens(ids[:3], ids[5:])]
         together = packed(rows, capacity=10) if how == "restarts" else shared(rows)
         alone, found = padded(rows), list[Tensor]()
-        half = self.network.dtype in (torch.float16, torch.bfloat16)
+        half = self.network.dtype in precision.HALF
         # A GPU reads spans in 16 bits alone, as it will be asked to.
         mixed = how == "spans" and self.device.type != "cpu" and not half
         with evaluating(self), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):

@@ -16,6 +16,7 @@ import torch
 
 from truing.settings import TrainingConfig
 
+HALF = (torch.bfloat16, torch.float16)
 TOLERANCE = 1e-5  # relative error of a 256-term dot product; float32 itself stays near 1e-6
 
 
@@ -86,7 +87,7 @@ def told() -> str:
 
 def halves(dtype: torch.dtype) -> bool:
     """Whether a model of this format makes its passes in 16 bits."""
-    return _chosen.get().bf16 or dtype in (torch.bfloat16, torch.float16)
+    return _chosen.get().bf16 or dtype in HALF
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from truing.models.precision import HALF
+
 _forward: Any = torch.ops.aten._flash_attention_forward
 _backward: Any = torch.ops.aten._flash_attention_backward
-HALF = (torch.bfloat16, torch.float16)
 
 
 class Pieces(NamedTuple):
@@ -137,9 +138,8 @@ class Varlen(torch.autograd.Function):
         query, key, value, seen, total = ctx.saved_tensors
         plan, scale, ahead = ctx.plan, ctx.scale, grads[0].contiguous()
         inputs = query, key, value
-        own = _slopes(
-            ahead, inputs, seen, total, plan.own, plan.own, causal=True, scale=scale
-        )  # fmt: skip
+        places = plan.own, plan.own
+        own = _slopes(ahead, inputs, seen, total, *places, causal=True, scale=scale)
         asking, asked = plan.asking_A, plan.asked_P
         if len(asking):
             parts = query[asking], key[asked], value[asked]

@@ -20,7 +20,7 @@ from truing.models.loading import Loading
 from truing.models.model import Model, load_policy, logp
 from truing.settings import SftConfig
 from truing.stages import learner
-from truing.stages.learner import Batch, evaluate
+from truing.stages.learner import Batch, evaluate, total_norm
 from truing.stages.preference import RECIPES, Pair, Preference
 from truing.stages.sft import Imitation
 from truing.stages.trainer import Step, Training, step_rows, total_steps
@@ -345,3 +345,11 @@ def test_batches_move_whole() -> None:
     tensors = [t for t in vars(moved.layout).values() if isinstance(t, Tensor)]
     assert {t.device.type for t in [*tensors, *moved.extra.values()]} == {"meta"}
     assert moved.layout.kind == "padded"
+
+
+def test_a_norm_of_16_bits_is_not_rounded_to_two_digits() -> None:
+    grads = [torch.full((1000,), 0.1, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)]
+    wanted = sum(float(grad.double().square().sum()) for grad in grads) ** 0.5
+    assert float(total_norm(grads)) == pytest.approx(wanted, rel=1e-6)
+    exact = [grad.double() for grad in grads]
+    assert float(total_norm(exact)) == pytest.approx(wanted, rel=1e-12)

@@ -211,8 +211,9 @@ class Store:
     @contextmanager
     def writing(self, durable: bool = True) -> Iterator[Connection]:
         """A transaction that writes: whole or not at all. Raises OSError where the disk is full or
-        the database is gone; what was acknowledged before stays. What is not ``durable`` (a lease,
-        a draft) outlives our end, but not always a power cut: it need not wait for the disk."""
+        the database is gone; what was acknowledged before stays. What is not ``durable`` (a draft,
+        on SQLite a lease) outlives our end, but not always a power cut: it need not wait for the
+        disk."""
         self._sitting.leave()
         with _explained(self.engine), self._one_writer(), self.engine.connect() as plain:
             connection = plain.execution_options(writes=True, durable=durable)

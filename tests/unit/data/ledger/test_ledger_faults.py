@@ -64,13 +64,6 @@ def test_what_was_acknowledged_survives_a_killed_process(place: str) -> None:
         counts_are_true(ledger, made.id)
 
 
-@pytest.fixture
-def own_server() -> Iterator[postgres.Server]:
-    made = postgres.server()
-    yield made
-    made.close()
-
-
 def test_a_database_that_restarts_loses_nothing(own_server: postgres.Server) -> None:
     with Ledger.open(own_server.create("restarted")) as ledger:
         made = Team(ledger, items=400, people=3)
