@@ -55,8 +55,8 @@ GOALS: dict[Key, Goal] = {
 DEFAULT: list[Key] = [
     *[(name, "small", "fp32") for name in _SMALL],
     *[(*key, "fp32") for key in _SAMPLING],
-    ("sft", "tiny", "bf16"),
-    ("dpo", "tiny", "bf16"),
+    ("sft", "small", "bf16"),
+    ("dpo", "small", "bf16"),
 ]
 # And on one GPU, what is asked for first. Eight billion weights with an optimiser do not fit one,
 # so they only sample.

@@ -3,6 +3,9 @@
 python -m benchmarks.ours SPEC
 """
 
+import truing  # noqa: F401 - first of all: what it sets is read when torch is loaded
+
+# isort: split
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence

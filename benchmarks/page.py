@@ -38,14 +38,15 @@ means twice the tokens a second.
 - **Useful tokens** are those that are not padding; for what samples (GRPO, RLOO, PPO, sampling),
   the tokens of completions. **Memory** is the peak of resident memory while steps are taken, as a
   share of plain TRL's.
-- **Plain** is TRL as installed; **tuned** is TRL with two settings of the machine:
-  `torch.set_float32_matmul_precision("medium")` (not for sampling, which it slows down), and
-  thresholds of malloc that keep freed memory.
-- **MFU** is the share of the best matrix multiply seen in the same run that useful work comes to,
-  as if each sequence were computed alone and without padding. A prompt that is read once for
-  several responses counts for each of them, so a share above 100 % is possible. **x plain at
-  100 %** is the ratio that a share of 100 % would be: where it is below what is asked, plain TRL
-  is already nearer to what the machine can do than the floor supposes.
+- **Plain** is TRL as installed; **tuned** is TRL with settings of the machine: thresholds of malloc
+  that keep freed memory; OpenMP's waiting, as Truing sets it for itself; and
+  `torch.set_float32_matmul_precision("medium")`, where that keeps the accuracy of float32 (on a CPU
+  with AMX it does not, and neither side has it) and not for sampling, which it slows down.
+- **MFU** is the share of the best matrix multiply seen in the same run, in the same number of
+  bits, that useful work comes to, as if each sequence were computed alone and without padding. A
+  prompt that is read once for several responses counts for each of them, so a share above 100 % is
+  possible. **x plain at 100 %** is the ratio that a share of 100 % would be: where it is below what
+  is asked, plain TRL is already nearer to what the machine can do than the floor supposes.
 - **Loss** and **gradient** say how far the two sides are apart in the first optimiser step: the
   loss in its own unit, the gradient as the norm of the difference over the norm. GRPO, RLOO and PPO
   learn in that first step from given responses, the same for both; those of PPO are as long as may

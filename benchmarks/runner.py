@@ -1,8 +1,8 @@
 """One comparison: three processes by turns on the same rows, and what they took.
 
-The sides are the product, TRL as installed ("plain"), and on a CPU TRL with two settings of the
-machine ("tuned"). A round is a timed segment of each, in an order that turns; a ratio is taken
-within a round, so what the machine does meanwhile falls on all of them.
+The sides are the product, TRL as installed ("plain"), and on a CPU TRL with the settings of the
+machine that the product makes for itself ("tuned"). A round is a timed segment of each, in an order
+that turns; a ratio is taken within a round, so what the machine does meanwhile falls on all.
 """
 
 import math
@@ -23,6 +23,7 @@ import torch
 
 from benchmarks import work
 from benchmarks.side import Died, Side
+from truing.models.precision import medium_is_accurate
 
 ROOT = Path(__file__).resolve().parents[1]
 PPO_PEER = ROOT / ".bench" / "trl-1.12.0" / "bin" / "python"
@@ -44,16 +45,17 @@ def machine(threads: int, cpu: bool) -> str:
     return f"{kind} ({wide} AVX512), {threads} threads"
 
 
-def peak_flops(threads: int, cpu: bool, seconds: float = 1.0) -> float:
-    """Operations a second of the best matrix multiply that this machine was seen to do."""
+def peak_flops(threads: int, cpu: bool, half: bool, seconds: float = 1.0) -> float:
+    """Operations a second of the best matrix multiply that this machine was seen to do: of 16 bits
+    if ``half``, else of float32 by every way that keeps its accuracy."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     shape = (2048, 512, 1536) if cpu else (8192, 8192, 8192)
-    kind = {} if cpu else {"device": "cuda", "dtype": torch.bfloat16}
+    kind = {"dtype": torch.bfloat16 if half else torch.float32, "device": "cpu" if cpu else "cuda"}
     a, b = torch.randn(shape[:2], **kind), torch.randn(shape[1:], **kind)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        for precision in ("highest", "medium"):
+        for precision in ("highest", "medium") if medium_is_accurate() else ("highest",):
             torch.set_float32_matmul_precision(precision)
             start = time.perf_counter()
             a @ b
@@ -114,8 +116,11 @@ class Comparison:
 
     def start(self, name: str) -> Side:
         peer = name != "truing"
-        # While decoding, the faster product costs the peer more than it brings.
-        tuned = ["malloc"] if self.name.startswith("sampling") else ["malloc", "matmul"]
+        tuned = ["malloc", "openmp"]
+        # While decoding, the faster product costs the peer more than it brings. Where it is of
+        # fewer bits, it would be another computation.
+        if not self.name.startswith("sampling") and medium_is_accurate():
+            tuned.append("matmul")
         spec = {
             "name": name,
             "workload": self.name,
@@ -192,7 +197,7 @@ class Comparison:
             name: spread([a / b for a, b in zip(speed["truing"], speed[name], strict=True)])
             for name in self.named[1:]
         }
-        most = peak_flops(self.threads, self.cpu)
+        most = peak_flops(self.threads, self.cpu, self.precision == "bf16")
         each = 2 * self.size.parameters * self.workload.passes
         mfu = {
             name: median(

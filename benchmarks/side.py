@@ -24,6 +24,7 @@ from benchmarks import work
 
 # As C's malloc.h has them.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+SPIN = "GOMP_SPINCOUNT"  # see truing/__init__.py
 
 
 class Died(RuntimeError):
@@ -39,6 +40,9 @@ class Side:
         self.name, self.log = name, folder / f"{name}.log"
         threads = str(spec["threads"])
         told = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        # The product sets it for itself; a peer has it where it is tuned.
+        inherited = {k: v for k, v in os.environ.items() if k != SPIN}
+        told |= {SPIN: os.environ[SPIN]} if "openmp" in spec["settings"] else {}
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -47,7 +51,7 @@ class Side:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **told, **quiet},
+                env={**inherited, **told, **quiet},
             )
 
     def step(self) -> dict[str, Any]:

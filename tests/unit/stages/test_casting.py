@@ -1,5 +1,6 @@
 """Who takes part in an online run, where the critic starts, and what does not go together."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ def test_a_named_value_model_is_a_parent(make: Make, tiny: Path, tmp_path: Path)
     assert Parent.of("value", scorer).sha256
     for more in ({}, {"value_model": "policy"}, {"reward": str(scorer), "value_model": "reward"}):
         assert "value" not in {p.role for p in cast_of(make("ppo", **more)).parents}
+
+
+def test_a_value_model_of_another_size(make: Make, tmp_path: Path) -> None:
+    """A critic of its own may be wider and deeper than the policy; the step moves it whole."""
+    wide = tiny_folder(tmp_path / "wide", hidden_size=48, num_hidden_layers=3)
+    config = make("ppo", value_model=str(wide), max_steps=2)
+    cast = cast_of(config)
+    assert isinstance(cast.actor.critic, ValueModel)
+    sizes = [m.core.config.hidden_size for m in (cast.actor.critic, cast.actor.policy)]
+    assert sizes == [48, 32]
+    losses = column(ran(config), "loss/value_avg")
+    assert len(losses) == 2
+    assert all(0 < loss < math.inf for loss in losses)
 
 
 def test_a_reference_that_cannot_share_prompts_reads_each_row(make: Make, tmp_path: Path) -> None:
