@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from truing.generation.cache import Slots
 from truing.generation.kernels import Kernels, compiled
+from truing.models.layers import FAMILY
 
-# Models by transformers' names for them, and the ways to rotate that depend on the position alone.
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+# The ways to rotate that depend on the position alone.
 ROTATIONS = ("default", "linear", "llama3", "yarn")
 # Weights are copied into joint ones up to this many bytes; beyond, a copy costs more than it saves.
 JOINED = 2**30

@@ -19,6 +19,7 @@ from truing.data.layout import SHARERS, Layout, Tokens, flat, packed, padded, sh
 from truing.models import precision
 from truing.models.attention import spans
 from truing.models.head import Scaling, figures
+from truing.models.layers import fuse
 from truing.models.loading import (
     Loading,
     load_tokenizer,
@@ -51,6 +52,7 @@ class Model(nn.Module):
         self.tokenizer = tokenizer
         self.version = 0
         self._trials: dict[tuple[How, torch.device], bool] = {}
+        fuse(self.core)
 
     @property
     def core(self) -> Any:

@@ -1,0 +1,182 @@
+"""Norms, gates and rotations in C: transformers' own, to what 16 bits tell; and who has them."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.models.llama import modeling_llama as llama
+
+from tests.conftest import tiny_folder
+from truing.data.layout import Tokens
+from truing.models import layers
+from truing.models.loading import Loading
+from truing.models.model import Policy, load_policy, logp
+
+HALF = torch.bfloat16
+KINDS = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {},
+    "llama, tied": {"tie_word_embeddings": True},
+    "llama, few keys": {"num_key_value_heads": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def _compiler() -> None:
+    if layers._library() is None:
+        pytest.skip("no C compiler")
+
+
+def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return (torch.randn(shape, generator=torch.manual_seed(seed)) * scale).to(HALF)
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    return float((one.double() - other.double()).norm() / other.double().norm())
+
+
+def ways(function: Any, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What a function gives, and the gradients of its inputs for a slope that is not even."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    slope = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out.dtype)
+    out.backward(slope)
+    found = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert len(found) == len(leaves)
+    return out.detach(), found
+
+
+def norm(x: Tensor, weight: Tensor) -> Tensor:
+    return weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5))
+
+
+def turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    return x * cosine[:, :, None] + llama.rotate_half(x) * sine[:, :, None]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["norm", "gate", "rotation"])
+def test_each_is_that_of_float64_to_what_16_bits_tell(name: str, threads: int) -> None:
+    angle = torch.rand(2, 37, 8, generator=torch.manual_seed(3)).repeat(1, 1, 2)
+    turns = [angle.cos().to(HALF), angle.sin().to(HALF)]
+    fused, exact, inputs = {
+        "norm": (
+            lambda x, w: layers._Norm.apply(x, w, 1e-5),
+            norm,
+            [draw(2, 37, 48, scale=3.0), draw(48, seed=1)],
+        ),
+        "gate": (
+            layers._Gate.apply,
+            lambda g, u: F.silu(g) * u,
+            [draw(37, 70, scale=4.0), draw(37, 70, seed=1)],
+        ),
+        "rotation": (
+            lambda x: layers._Rotate.apply(x, *turns),
+            lambda x: turned(x, *(t.double() for t in turns)),
+            [draw(2, 37, 3, 16)],
+        ),
+    }[name]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        out, grads = ways(fused, *inputs)
+    finally:
+        torch.set_num_threads(before)
+    wanted, slopes = ways(exact, *(x.double() for x in inputs))
+    assert out.dtype == HALF
+    # A bfloat16 is off by 2e-3 on the average; between two products it is rounded once more.
+    assert relative(out, wanted) < 5e-3
+    for one, other in zip(grads, slopes, strict=True):
+        assert one.dtype == HALF
+        assert relative(one, other) < 5e-3
+
+
+def test_large_and_odd_numbers_come_out_as_torchs() -> None:
+    x = torch.tensor([0.0, -0.0, 90.0, -90.0, 3e38, -3e38, float("nan")]).to(HALF)
+    up = torch.ones_like(x)
+    torch.testing.assert_close(layers._Gate.apply(x, up), F.silu(x) * up, equal_nan=True)
+
+
+def rows() -> list[Tokens]:
+    draw = torch.Generator().manual_seed(5)
+    prompt = tuple(torch.randint(1, 90, (9,), generator=draw).tolist())
+    return [
+        Tokens(prompt, tuple(torch.randint(1, 90, (n,), generator=draw).tolist())) for n in (7, 4)
+    ]
+
+
+def learnt(policy: Policy) -> tuple[Tensor, dict[str, Tensor]]:
+    found = logp(policy, policy.place(rows()))
+    found.sum().backward()
+    named = policy.network.named_parameters()
+    return found.detach(), {n: p.grad for n, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_model_is_as_near_to_float64_as_the_stock_one(
+    tmp_path: Path, kind: str, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 16 bits; and one in float64 takes no part in it, to the last bit."""
+    folder = tiny_folder(tmp_path, kind.partition(",")[0], **KINDS[kind])
+
+    def made(dtype: str) -> Policy:
+        return load_policy(folder, Loading(dtype=dtype))
+
+    truth, slopes = learnt(made("float64"))
+    calls: list[object] = []
+    call = layers.call
+    monkeypatch.setattr(layers, "call", lambda *a: (calls.append(a[0]), call(*a)))
+    ours = learnt(made("float64" if exact else "bfloat16"))
+    assert bool(calls) != exact
+    monkeypatch.setattr(layers, "fits", lambda *_: False)
+    theirs = learnt(made("float64" if exact else "bfloat16"))
+    if exact:
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+        return
+    assert relative(ours[0], truth) < max(1e-2, 1.3 * relative(theirs[0], truth))
+    whole = [torch.cat([g[name].flatten() for name in slopes]) for g in (ours[1], theirs[1])]
+    exactly = torch.cat([slope.flatten() for slope in slopes.values()])
+    off, stock = (relative(one, exactly) for one in whole)
+    assert off < max(1e-2, 1.3 * stock)
+    # Of a few numbers alone less can be said.
+    for name, slope in slopes.items():
+        assert float((ours[1][name] - slope).norm()) < 0.1 * float(slope.norm()) + 1e-2, name
+
+
+def test_a_copy_reads_its_own_weights_and_is_fused_once(tiny: Path) -> None:
+    policy = load_policy(tiny, Loading(dtype="bfloat16"))
+    norms = [m for m in policy.core.modules() if type(m).__name__ == "LlamaRMSNorm"]
+    assert norms
+    assert all(isinstance(m, llama.LlamaRMSNorm) and type(m).fused for m in norms)  # pyright: ignore
+    twin = copy.deepcopy(policy.network)
+    with torch.no_grad():
+        twin.model.norm.weight.zero_()
+    x = draw(3, 32)
+    assert not twin.model.norm(x).any()
+    assert policy.core.model.norm(x).any()
+    before = type(norms[0])
+    layers.fuse(policy.core)
+    assert type(norms[0]) is before
+
+
+def test_what_another_has_replaced_stays(tiny: Path) -> None:
+    core = load_policy(tiny).core
+    plain = llama.LlamaRMSNorm(32)
+    plain.forward = lambda x: x * 0  # as kernel libraries do it
+    core.model.norm = plain
+    layers.fuse(core)
+    assert type(core.model.norm) is llama.LlamaRMSNorm
+
+
+def test_without_a_compiler_torch_computes(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_library", lambda: None)
+    policy = load_policy(tiny, Loading(dtype="bfloat16"))
+    assert not layers.fits(draw(2))
+    assert learnt(policy)[0].isfinite().all()

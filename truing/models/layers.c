@@ -1,0 +1,111 @@
+/* What lies between the matrix products of a training pass, on a CPU in bfloat16: each forward and
+ * backward pass goes over its memory once, and computes in float32. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+
+static inline float wide(bf16 x) {
+    union { uint32_t i; float f; } bits = {(uint32_t)x << 16};
+    return bits.f;
+}
+
+/* To the nearest, to the even one of two that are as near. NaN stays NaN. */
+static inline bf16 narrow(float x) {
+    union { float f; uint32_t i; } bits = {x};
+    const uint32_t rounded = (bits.i + 0x7fff + ((bits.i >> 16) & 1)) >> 16;
+    return x != x ? 0x7fc0 : (bf16)rounded;
+}
+
+static inline float sigmoid(float x) {
+    /* 1 / (1 + exp(-x)) by exp(-|x|) = 2^k times a polynomial on half a step around zero. */
+    const float least = x < 0 ? x : -x, y = least < -87.0f ? -87.0f : least;
+    const float k = floorf(y * 1.44269504f + 0.5f);
+    const float r = y - k * 0.693359375f + k * 2.12194440e-4f;
+    const float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666667e-2f
+                    + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
+    union { int32_t i; float f; } power = {((int32_t)k + 127) << 23};
+    const float e = least < -87.0f ? 0.0f : p * power.f;
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+/* out = x * scale * weight with scale = 1 / sqrt(mean(x^2) + epsilon), for each row (rows, width);
+ * scale (rows) is kept for the way back. */
+void norm(bf16 *out, float *scale, const bf16 *x, const bf16 *weight, double epsilon,
+          int64_t rows, int64_t width, int64_t threads) {
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < rows; i++) {
+        const bf16 *from = x + i * width;
+        float sum = 0;
+        #pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < width; j++) sum += wide(from[j]) * wide(from[j]);
+        const float by = scale[i] = 1.0f / sqrtf(sum / width + (float)epsilon);
+        /* Rounded between the two products, as the family does. */
+        for (int64_t j = 0; j < width; j++)
+            out[i * width + j] = narrow(wide(narrow(wide(from[j]) * by)) * wide(weight[j]));
+    }
+}
+
+/* Gradients of x (rows, width) and, a part for each thread, of the weight (threads, width), which
+ * must come as zeros. */
+void norm_back(bf16 *into, float *of_weight, const bf16 *ahead, const float *scale, const bf16 *x,
+               const bf16 *weight, int64_t rows, int64_t width, int64_t threads) {
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t part = 0; part < threads; part++)
+    for (int64_t i = part * rows / threads; i < (part + 1) * rows / threads; i++) {
+        const bf16 *from = x + i * width, *slope = ahead + i * width;
+        float *total = of_weight + part * width, along = 0;
+        const float by = scale[i];
+        #pragma omp simd reduction(+ : along)
+        for (int64_t j = 0; j < width; j++) {
+            const float each = wide(slope[j]) * wide(from[j]);
+            total[j] += each * by;
+            along += each * wide(weight[j]);
+        }
+        const float pull = along * by * by * by / width;
+        for (int64_t j = 0; j < width; j++)
+            into[i * width + j] = narrow(wide(slope[j]) * wide(weight[j]) * by
+                                         - wide(from[j]) * pull);
+    }
+}
+
+/* out = silu(gate) * up, number by number. */
+void gate(bf16 *out, const bf16 *gate, const bf16 *up, int64_t count, int64_t threads) {
+    #pragma omp parallel for simd num_threads(threads) if (parallel : threads > 1)
+    for (int64_t i = 0; i < count; i++) {
+        const float x = wide(gate[i]);
+        out[i] = narrow(wide(narrow(x * sigmoid(x))) * wide(up[i]));
+    }
+}
+
+void gate_back(bf16 *of_gate, bf16 *of_up, const bf16 *ahead, const bf16 *gate, const bf16 *up,
+               int64_t count, int64_t threads) {
+    #pragma omp parallel for simd num_threads(threads) if (parallel : threads > 1)
+    for (int64_t i = 0; i < count; i++) {
+        const float x = wide(gate[i]), open = sigmoid(x), slope = wide(ahead[i]);
+        of_up[i] = narrow(slope * x * open);
+        of_gate[i] = narrow(slope * wide(up[i]) * open * (1.0f + x * (1.0f - open)));
+    }
+}
+
+/* Rotary positions of x (rows, heads, 2 half): each pair (d, d + half) of a head turned by its angle,
+ * whose cosines and sines are (rows, 2 half); with ``back`` by the transposed matrix. */
+void rotate(bf16 *out, const bf16 *x, const bf16 *cosine, const bf16 *sine, int64_t rows,
+            int64_t heads, int64_t half, int64_t back, int64_t threads) {
+    const float sign = back ? -1.0f : 1.0f;
+    const int64_t one = back ? half : 0, other = back ? 0 : half;
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < rows; i++) {
+        const bf16 *turn = cosine + i * 2 * half, *side = sine + i * 2 * half;
+        for (int64_t h = 0; h < heads; h++) {
+            const bf16 *from = x + (i * heads + h) * 2 * half;
+            bf16 *to = out + (i * heads + h) * 2 * half;
+            for (int64_t d = 0; d < half; d++) {
+                const float a = wide(from[d]), b = wide(from[d + half]);
+                to[d] = narrow(a * wide(turn[d]) - sign * b * wide(side[d + one]));
+                to[d + half] = narrow(b * wide(turn[d + half]) + sign * a * wide(side[d + other]));
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+"""Functions in C, built for this CPU when they are first needed; without a compiler there are none.
+
+What they compute torch computes too, in more and slower steps; tests hold both equal.
+"""
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+
+
+def build(source: Path, *options: str) -> Any:
+    """The library of a C file, or None where nothing can build it."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "native.so"
+        command = [compiler, *FLAGS, *options, "-shared", str(source), "-o", str(target)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            return None
+        return ctypes.CDLL(str(target))
+
+
+def call(function: Any, *arguments: Tensor | float) -> None:
+    """Call by address: what is given must be contiguous, and stay alive meanwhile."""
+    kinds = {int: ctypes.c_int64, float: ctypes.c_double}
+    function(
+        *(
+            ctypes.c_void_p(one.data_ptr()) if isinstance(one, Tensor) else kinds[type(one)](one)
+            for one in arguments
+        )
+    )
