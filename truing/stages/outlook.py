@@ -121,7 +121,8 @@ def learning(
     at_once = config.per_device_train_batch_size
     # The part of a rollout that an optimiser step learns from may be smaller.
     parts = getattr(config, "num_mini_batches", 1)
-    at_once = min(at_once, at_once * config.gradient_accumulation_steps // parts)
+    rows_of_step = at_once * config.gradient_accumulation_steps // parts
+    at_once = min(at_once, rows_of_step)
     rows = sorted(zip(lengths, scored, strict=True))[-at_once:]
     tokens, targets = (sum(column) for column in zip(*rows, strict=True))
     if config.tokens_per_batch is not None:
@@ -141,7 +142,27 @@ def learning(
         # One process lets go of the critic's before the policy's begin.
         policy, logits = critic[0], 0
     learnt = [p for p in model.parameters() if p.requires_grad]
-    return {"gradients and AdamW": 3 * _size(learnt), "activations": policy, "logits": logits}
+    moments, gradients = 2 * _size(learnt), _size(learnt)
+    several = world > 1 or rows_of_step > at_once or config.tokens_per_batch is not None
+    if not (several or getattr(config, "ptx_coef", 0)):
+        gradients = min(gradients, max(_first(model), gradients - policy - logits))
+    return {
+        "gradients and AdamW": moments + gradients,
+        "activations": policy,
+        "logits": logits,
+    }
+
+
+def _first(model: Model | ActorCritic) -> int:
+    """Bytes of the gradients that are there while a step's only pass still holds all it left
+    behind: of the head, which comes first, and of a critic, whose pass is over then. Those of a
+    layer come when what the layer left behind goes."""
+    learnt = {id(p): p for p in model.parameters() if p.requires_grad}
+    head = model.core.get_output_embeddings()
+    first = list(head.parameters()) if head is not None else []
+    if isinstance(model, ActorCritic) and isinstance(model.critic, ValueModel):
+        first += model.critic.parameters()
+    return _size(learnt[id(p)] for p in first if id(p) in learnt)
 
 
 def sampling(

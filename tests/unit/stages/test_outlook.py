@@ -69,6 +69,11 @@ def network(hidden: int, layers: int, inner: int, vocabulary: int) -> Policy:
 SHAPES: dict[str, tuple[tuple[int, int, int, int], dict[str, Any], tuple[int, int, int]]] = {
     # shape, settings, rows of so many tokens of prompt and response
     "all weights": ((256, 6, 688, 4096), {}, (8, 100, 50)),
+    "gradients that come when activations go": (
+        (256, 6, 688, 4096),
+        {"gradient_accumulation_steps": 1},
+        (2, 60, 30),
+    ),
     "LoRA, long rows": ((128, 4, 384, 2048), {"use_peft": True}, (4, 400, 100)),
     "LoRA on bfloat16": (
         (128, 3, 688, 8_000),
