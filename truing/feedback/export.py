@@ -1,13 +1,11 @@
 """What was judged, as files to train on: `truing collect export`."""
 
-import gc
 import hashlib
 import json
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
 from json import encoder
@@ -43,26 +41,9 @@ def run(config: CollectExportConfig) -> Path:
     with Ledger.open(config.ledger) as ledger:
         campaign = ledger.campaign(config.campaign)
         export = Export(ledger, campaign, config)
-        with uncollected():
-            export.write(folder)
+        export.write(folder)
     console.table("Exported", export.told())
     return folder
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Within it no garbage is looked for: rows hold no cycles, and there are many to walk over.
-    Not for a server, whose other threads' garbage would stay."""
-    before = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if before:
-            gc.enable()
 
 
 class Export:

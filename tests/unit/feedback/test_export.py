@@ -1,6 +1,5 @@
 """What an export says of its judgements, and how it writes them."""
 
-import gc
 import hashlib
 import json
 from collections import Counter
@@ -179,30 +178,3 @@ def test_what_the_card_counts_is_counted_judgement_by_judgement(place: Path) -> 
         for person in range(3):
             own = [each for each in mine if each.annotator_id == person]
             assert tally.by[person][side] == 2 * len(own)
-
-
-def test_no_garbage_is_looked_for_while_rows_are_written(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, row = list[tuple[bool, bool]](), Tally.row
-
-    def watched(*how: Any) -> None:
-        seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
-        row(*how)
-
-    monkeypatch.setattr(Tally, "row", watched)
-    with Ledger.open("l.sqlite") as ledger:
-        criticised(ledger)
-    exported("out")
-    assert set(seen) == {(False, True)}
-    assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)
-    with pytest.raises(KeyError), export.uncollected():
-        raise KeyError
-    assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)
-    gc.disable()
-    try:
-        with export.uncollected():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()

@@ -59,7 +59,7 @@ def _sqlite(engine: Engine) -> None:
         for pragma in (
             *("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=20000"),
             "secure_delete=ON",  # what is erased is overwritten
-            *("cache_size=-65536", "temp_store=MEMORY", "mmap_size=268435456"),
+            *("cache_size=-65536", "temp_store=MEMORY", "mmap_size=67108864"),
         ):
             connection.execute(f"PRAGMA {pragma}")
 
