@@ -68,10 +68,15 @@ def peak_flops(threads: int, cpu: bool, half: bool, seconds: float = 1.0) -> flo
 
 
 def commit() -> str:
-    """The commit that is measured, "+" behind it where files differ from it."""
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
-    found = subprocess.run(words, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+    """The commit that is measured, "+" behind it where files differ from it: but for those that
+    measuring writes."""
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+
+    named = git("rev-parse", "--short", "HEAD").stdout.strip()
+    same = git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)docs").returncode == 0
+    return (named + ("" if same else "+")) if named else "unknown"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
