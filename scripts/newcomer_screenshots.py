@@ -21,19 +21,27 @@ WARNING = """Some of these messages are **angry**, and a few insult the reader.
 
 You may decline, and leave at any time without giving a reason."""
 TIMES = ("Around noon, when it is busiest.", "We are open from 9 to 6, on Saturdays from 10 to 4.")
-RIGHT = {"outcome": "better", "preferred": 1, "strength": 2}
-WHY = "The second **answers** what was asked: *when*. The first tells how full the shop is."
+ALIKE = ("On Saturdays until 4.", "Until four o'clock on a Saturday.")
+WHY = "The one with the hours **answers** what was asked: *when*. The other tells how full it is."
+SAME = "Both say the same. A *tie* is an answer, too."
 
 
 def fill(ledger: Ledger) -> str:
     """A campaign with all that stands before the work, two of other kinds; an invitation's path."""
     rules = {"retest_share": 0.0, "quiz_size": 1, "quiz_pass": 1}
     made = ledger.create_campaign("Opening hours", "pairwise", config=rules)
-    answers = tuple(NewResponse(text) for text in TIMES)
-    known: dict[str, Any] = {"expected": RIGHT, "explanation": WHY}
-    asked = {"practice": "When are you open?", "screening": "Until when can I come on Saturday?"}
-    rows = [NewItem(text, answers, purpose=p, **known) for p, text in asked.items()]
-    ledger.add_items(made.id, [*rows, NewItem("Are you open on Sundays?", answers)])
+    times, alike = (tuple(map(NewResponse, texts)) for texts in (TIMES, ALIKE))
+    better = {"outcome": "better", "preferred": 1, "strength": 2}
+    ledger.add_items(
+        made.id,
+        [
+            NewItem("When are you open?", times, purpose="practice", expected=better,
+                    explanation=WHY),
+            NewItem("Until when can I come on Saturday?", alike, purpose="screening",
+                    expected={"outcome": "tie"}, explanation=SAME),
+            NewItem("Are you open on Sundays?", times),
+        ],
+    )  # fmt: skip
     ledger.add_document(made.id, "warning", WARNING)
     ledger.add_document(made.id, "guideline", GUIDE)
     texts: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -68,7 +76,7 @@ def newcomer(camera: Camera, path: str, ledger: Ledger) -> None:
     camera.keys("1")
     camera.click("#submit")
     camera.shoot("explained")
-    for name, keys in {"screening": "4", "history": "3"}.items():
+    for name, keys in {"screening": "0", "history": "3"}.items():
         camera.go("/tasks/1")
         camera.keys(keys)
         camera.click("#submit")
