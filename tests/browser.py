@@ -77,7 +77,7 @@ def asked(driver: Any) -> list[str]:
     sent = [
         e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
     ]
-    return [url for url in sent if not url.startswith(("data:", "chrome:", "about:", "blob:"))]
+    return [url for url in sent if not url.startswith(("data:", "chrome", "about:", "blob:"))]
 
 
 @contextmanager

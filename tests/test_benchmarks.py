@@ -158,7 +158,7 @@ def test_a_reference_pass_is_paid_for() -> None:
 
 
 def test_a_side_that_dies_says_why(tmp_path: Path) -> None:
-    side = Side("plain", sys.executable, "no_such_module", {"threads": 1}, tmp_path)
+    side = Side("plain", sys.executable, "no_such_module", {"threads": 1, "settings": []}, tmp_path)
     with pytest.raises(Died, match=r"(?s)plain ended with 1:.*No module named no_such_module"):
         side.step()
     side.close()
@@ -269,7 +269,7 @@ def test_the_pages_are_measured_at_each_size(
     flags = ["--items", "40", "--annotators", "4", "--seconds", "0.5", "--ledger", str(place)]
     flags += ["--export", "jsonl"]
     record = feedback.main(
-        [*flags, "--judgements", "40", "--think", "0", "--json", str(tmp_path / "record.json")]
+        [*flags, "--judgements", "40", "--think", "0.05", "--json", str(tmp_path / "record.json")]
     )
     assert record == json.loads((tmp_path / "record.json").read_text()) | record
     assert [row["judgements"] for row in record["sizes"]] == [20, 40]

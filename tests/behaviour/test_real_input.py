@@ -30,8 +30,14 @@ def test_human_judgements_are_read_whole(name: str, shared_data: Path, tmp_path:
     """Every row is trained on, held out or counted; of what such a small model makes of them
     nothing is asked."""
     found = study(shared_data, tmp_path, name)
-    parts = [
-        sum(1 for _ in (tmp_path / name / f"{part}.jsonl").open(encoding="utf-8"))
-        for part in ("train", "test")
-    ]
+    files = [tmp_path / name / f"{part}.jsonl" for part in ("train", "test")]
+    parts = [len(file.read_text(encoding="utf-8").splitlines()) for file in files]
     assert found["read"]["rows"] == sum(parts)
+    told = found["accuracy"]
+    judges = [told[judge] for judge in ("reward", "longer wins", "bag of words")]
+    assert len({each["n"] for each in judges}) == 1
+    assert all(each["low"] <= each["value"] <= each["high"] for each in judges)
+    assert told["simulated"] is False
+    if name == "hh":  # a row is a pair
+        left = told["counts"]["prompts too long for the reward model, left out"]
+        assert parts[1] == judges[0]["n"] + left

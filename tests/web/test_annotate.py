@@ -157,7 +157,7 @@ def test_the_screening_decides(house: House, passes: bool) -> None:
 
 
 def test_gold_looks_like_work_and_is_told_later(house: House) -> None:
-    made = campaign(house.ledger, items=3, gold_share=0.99, gold_delay=1)
+    made = campaign(house.ledger, items=3, gold_share=1 - 1e-9, gold_delay=1)
     gold = new_item(
         "pairwise", 8, purpose="gold", expected={"outcome": "tie"}, explanation="Known for sure."
     )
