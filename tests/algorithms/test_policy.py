@@ -79,6 +79,14 @@ def check_value_clip(f: Any) -> None:
     # near = 0.5, 0.5, 0.1: max(1, 2.25) / 2; max(9, 6.25) / 2; max(3.61, 3.61) / 2.
     same(got.loss, [1.125, 4.5, 1.805])
     assert got.clipped.tolist() == [True, False, False]
+    # Downwards it clips too; where both lie as far from the return, and where what moved by just
+    # the clip comes back off by a rounding, it does not.
+    assert f(-value, old, -target, clip=0.5).clipped.tolist() == [True, False, False]
+    assert not f(value[:1], old[:1], torch.tensor([0.75]), clip=0.5).clipped.any()
+    before, after = torch.tensor([0.6]), torch.tensor([2.8])
+    just, ten = float(after - before), torch.tensor([10.0])
+    assert before + just != after
+    assert not f(after, before, ten, clip=just).clipped.any()
     v, o, r = draw(0, 9), draw(1, 9), draw(2, 9)
     # Laws: without a clip half the squared error; the clip only ever adds.
     same(f(v, o, r, clip=math.inf).loss, (v - r) ** 2 / 2, 1e-12)

@@ -103,9 +103,12 @@ def value_clip(
     check_shapes(value=value_BT, old_value=old_value_BT, returns=return_BT)
     if not clip > 0:
         raise ValueError(f"the clip must be positive, got {clip}: nothing could be learnt")
-    near_BT = old_value_BT + (value_BT - old_value_BT).clamp(-clip, clip)
+    moved_BT = value_BT - old_value_BT
+    near_BT = old_value_BT + moved_BT.clamp(-clip, clip)
     free_BT, bound_BT = (value_BT - return_BT).square(), (near_BT - return_BT).square()
-    return ValueLoss(torch.maximum(free_BT, bound_BT) / 2, bound_BT > free_BT)
+    # Within the clip both are the same but for rounding, which is no clipping.
+    clipped_BT = (moved_BT.abs() > clip) & (bound_BT > free_BT)
+    return ValueLoss(torch.maximum(free_BT, bound_BT) / 2, clipped_BT)
 
 
 def explained_variance(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -229,7 +229,9 @@ class _Groups(_Lines):
             self._flush()
 
     def _flush(self) -> None:
-        self._writer = self._writer or pq.ParquetWriter(self.part, self._schema)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.part, self._schema)
+        writer: Any = self._writer
         # The lines are there for the hash; arrow reads them in a third of the time that it takes
         # over dicts. Half characters are no text to it, nor to a parquet file.
         whole = json_of.ReadOptions(use_threads=False, block_size=self._size + 1)
@@ -243,7 +245,7 @@ class _Groups(_Lines):
                 f"parquet cannot hold these rows ({error}): texts beside messages, or half "
                 "characters. Write them as --format jsonl"
             ) from error
-        self._writer.write_table(table.select(self._writer.schema.names))
+        writer.write_table(table.select(writer.schema.names))
         self._held.clear()
         self._size = 0
 
