@@ -1,6 +1,7 @@
 """Fixtures that all tests share: real data where there is any, tiny models, PostgreSQL."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tests import postgres
+from tests import debian, postgres
 from truing.data.ledger import Ledger
+from truing.generation.kernels import compiled
+from truing.models import layers
 
 # Tensors are tiny here: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -38,6 +41,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real test data is not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Whoever asks for it has a C compiler, and what it makes; or is skipped."""
+    if not (shutil.which("gcc") or shutil.which("cc")):
+        debian.install("gcc", "libc6-dev")
+        for made in (layers._library, compiled):
+            made.cache_clear()
+    if not (shutil.which("gcc") or shutil.which("cc")):
+        pytest.skip("there is no C compiler, and Debian's could not be installed")
+    assert layers._library()
+    assert compiled(8)
 
 
 def byte_tokenizer(**more: Any) -> PreTrainedTokenizerFast:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import debian
+
 HOMES = "/usr/lib/postgresql"
 
 
@@ -26,9 +28,8 @@ def programs() -> Path | None:
 
 
 def install() -> Path | None:
-    if programs() is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update", "-q"], ["install", "-y", "-q", "postgresql"]):
-            subprocess.run(["apt-get", *command], capture_output=True, timeout=300, check=False)
+    if programs() is None:
+        debian.install("postgresql")
     return programs()
 
 

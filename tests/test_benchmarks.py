@@ -1,6 +1,7 @@
 """The harness that measures the product beside TRL (benchmarks/): what it reads and tells."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import feedback, goals, page, roles, scaling, work
+from benchmarks import feedback, goals, page, roles, runner, scaling, work
 from benchmarks.__main__ import main
 from benchmarks.runner import SIDES, Comparison, equal_tokens, gradient_difference, spread
 from benchmarks.side import Died, Side
@@ -162,6 +163,58 @@ def test_a_side_that_dies_says_why(tmp_path: Path) -> None:
     with pytest.raises(Died, match=r"(?s)plain ended with 1:.*No module named no_such_module"):
         side.step()
     side.close()
+
+
+@pytest.mark.parametrize("settings", [[], ["malloc", "openmp"]])
+def test_a_peer_waits_as_the_product_does_only_where_it_is_tuned(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")  # as the product leaves it behind
+    seen = dict[str, str]()
+    monkeypatch.setattr("subprocess.Popen", lambda *_, env, **__: seen.update(env))
+    Side("a", sys.executable, "m", {"threads": 1, "settings": settings}, tmp_path)
+    assert ("GOMP_SPINCOUNT" in seen) == bool(settings)
+
+
+@pytest.mark.parametrize("accurate", [False, True])
+def test_a_product_of_fewer_bits_is_neither_the_peers_nor_the_peak(
+    accurate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "medium_is_accurate", lambda: accurate)
+    told, asked = list[dict[str, Any]](), set[str]()
+    monkeypatch.setattr(runner, "Side", lambda *a: told.append(a[3]))
+    for name in ("sft", "sampling-8"):
+        with_it = Comparison(name, "tiny", pairs=1, threads=1, precision="fp32")
+        with_it.start("tuned")
+        with_it.start("truing")
+        with_it.folder.rmdir()
+    faster = ["matmul"] if accurate else []
+    both = ["malloc", "openmp"]
+    assert [spec["settings"] for spec in told] == [both + faster, [], both, []]
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.add)
+    assert runner.peak_flops(1, cpu=True, half=False, seconds=0.01) > 0
+    assert ("medium" in asked) == accurate
+
+
+def test_a_commit_is_marked_where_code_differs_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        named = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *named, *words], check=True, timeout=60)
+
+    git("init", "-q")
+    for name in ("code.py", "docs/page.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    assert (first := runner.commit())
+    (tmp_path / "docs" / "page.md").write_text("what measuring wrote\n")
+    assert runner.commit() == first
+    (tmp_path / "code.py").write_text("two\n")
+    assert runner.commit() == first + "+"
 
 
 def test_equal_responses_are_counted() -> None:

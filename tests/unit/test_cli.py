@@ -172,3 +172,14 @@ def test_the_table_points_at_functions_that_exist(name: str) -> None:
     assert function in {
         node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)
     }
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "5000"), ("7", "7")])
+def test_how_openmp_waits_is_set_before_torch_is_there(given: str | None, wanted: str) -> None:
+    told = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    told |= {} if given is None else {"GOMP_SPINCOUNT": given}
+    asks = "import os, sys, truing; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", asks], env=told, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [wanted, "False"]

@@ -1,20 +1,9 @@
 /* What lies between the matrix products of a decode step, on a CPU in float32, each as one call:
  * the norm, the gate, and attention for one new token a row. DIM, the size of a head, is a
  * constant. */
-#include <math.h>
-#include <stdint.h>
 #include <string.h>
 
-/* exp(x) for x <= 0, to float32 precision: 2^k times a polynomial on half a step around zero. */
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float k = floorf(x * 1.44269504f + 0.5f);
-    float r = x - k * 0.693359375f + k * 2.12194440e-4f;
-    float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666667e-2f
-              + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
-    union { int32_t i; float f; } power = {((int32_t)k + 127) << 23};
-    return p * power.f;
-}
+#include "native.h"
 
 /* out = x / sqrt(mean(x^2) + epsilon) * weight, for each row of x (rows, width). */
 void norm(float *out, const float *x, const float *weight, double epsilon,
@@ -35,11 +24,8 @@ void gate(float *out, const float *x, int64_t rows, int64_t width, int64_t threa
     #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t i = 0; i < rows; i++) {
         const float *from = x + 2 * i * width;
-        for (int64_t j = 0; j < width; j++) {
-            const float e = exponential(-fabsf(from[j]));
-            const float open = (from[j] < 0 ? e : 1.0f) / (1.0f + e);
-            out[i * width + j] = from[j] * open * from[width + j];
-        }
+        for (int64_t j = 0; j < width; j++)
+            out[i * width + j] = from[j] * sigmoid(from[j]) * from[width + j];
     }
 }
 

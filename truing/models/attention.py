@@ -123,7 +123,7 @@ class _Spans(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, seen, table, *totals = cast(tuple[Tensor, ...], ctx.saved_tensors)
         kind, gradient_of_seen = query.dtype, grads[0]
-        if kind in HALF:  # on a CPU the kernel's way back takes twice as long in 16 bits
+        if kind in HALF:  # on a CPU the kernel's way back takes longer in 16 bits
             query, key, value, seen = (x.float() for x in (query, key, value, seen))
             gradient_of_seen = gradient_of_seen.float()
         before = [torch.empty_like(x) for x in (query, key, value)]

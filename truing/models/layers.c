@@ -1,8 +1,6 @@
 /* What lies between the matrix products of a training pass, on a CPU in bfloat16: each forward and
  * backward pass goes over its memory once, and computes in float32. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "native.h"
 
 typedef uint16_t bf16;
 
@@ -16,18 +14,6 @@ static inline bf16 narrow(float x) {
     union { float f; uint32_t i; } bits = {x};
     const uint32_t rounded = (bits.i + 0x7fff + ((bits.i >> 16) & 1)) >> 16;
     return x != x ? 0x7fc0 : (bf16)rounded;
-}
-
-static inline float sigmoid(float x) {
-    /* 1 / (1 + exp(-x)) by exp(-|x|) = 2^k times a polynomial on half a step around zero. */
-    const float least = x < 0 ? x : -x, y = least < -87.0f ? -87.0f : least;
-    const float k = floorf(y * 1.44269504f + 0.5f);
-    const float r = y - k * 0.693359375f + k * 2.12194440e-4f;
-    const float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666667e-2f
-                    + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
-    union { int32_t i; float f; } power = {((int32_t)k + 127) << 23};
-    const float e = least < -87.0f ? 0.0f : p * power.f;
-    return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
 
 /* out = x * scale * weight with scale = 1 / sqrt(mean(x^2) + epsilon), for each row (rows, width);

@@ -1,6 +1,6 @@
 """What lies between the matrix products of the Llama family's layers, in 16 bits on a CPU.
 
-There the products are so fast (AMX, AVX512-BF16) that norms, gates and rotations take most of a
+There the products are so fast (AMX, AVX512-BF16) that norms, gates and rotations take much of a
 step in torch, which goes over memory many times for each. `layers.c` does so once each way. The
 transformers modules stay what they are; only their class becomes one that asks `layers.c` first.
 """
@@ -102,7 +102,8 @@ def _rotating(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(original)
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
-        if more or named or not fits(q, k, cos, sin) or len(cos) != len(q):
+        alike = cos.shape == sin.shape == q[:, 0].shape == k[:, 0].shape
+        if more or named or not alike or not fits(q, k, cos, sin):
             return original(q, k, cos, sin, *more, **named)
         turns = cos.contiguous(), sin.contiguous()
         turned: list[Any] = [_Rotate.apply(x.transpose(1, 2), *turns) for x in (q, k)]
@@ -134,9 +135,11 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
 def fuse(core: Any) -> None:
     """Have a network of the family ask `layers.c`; any other, and what others have replaced in it,
     stays as it is."""
-    if core.config.model_type not in FAMILY:
+    family = core.config.model_type
+    start = f"transformers.models.{family}."
+    home: Any = sys.modules.get(f"{start}modeling_{family}")
+    if family not in FAMILY or home is None:  # code of its own may go by such a name
         return
-    start = f"transformers.models.{core.config.model_type}."
     for module in core.modules():
         kind = type(module)
         others = not kind.__module__.startswith(start) or "forward" in vars(module)
@@ -145,6 +148,5 @@ def fuse(core: Any) -> None:
         gated = kind.__name__.endswith("MLP") and core.config.hidden_act == "silu"
         if kind.__name__.endswith("RMSNorm") or gated:
             module.__class__ = _fused(kind)
-    home: Any = sys.modules[f"{start}modeling_{core.config.model_type}"]
     if not hasattr(home.apply_rotary_pos_emb, "__wrapped__"):
         home.apply_rotary_pos_emb = _rotating(home.apply_rotary_pos_emb)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+HEADERS = f"-I{Path(__file__).parent}"  # native.h
 
 
 def build(source: Path, *options: str) -> Any:
@@ -22,7 +23,7 @@ def build(source: Path, *options: str) -> Any:
         return None
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "native.so"
-        command = [compiler, *FLAGS, *options, "-shared", str(source), "-o", str(target)]
+        command = [compiler, *FLAGS, HEADERS, *options, "-shared", str(source), "-o", str(target)]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return None
         return ctypes.CDLL(str(target))

@@ -1,6 +1,7 @@
 """Norms, gates and rotations in C: transformers' own, to what 16 bits tell; and who has them."""
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as llama
 
 from tests.conftest import tiny_folder
@@ -25,12 +27,6 @@ KINDS = {
     "llama, tied": {"tie_word_embeddings": True},
     "llama, few keys": {"num_key_value_heads": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def _compiler() -> None:
-    if layers._library() is None:
-        pytest.skip("no C compiler")
 
 
 def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -60,6 +56,7 @@ def turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return x * cosine[:, :, None] + llama.rotate_half(x) * sine[:, :, None]
 
 
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["norm", "gate", "rotation"])
 def test_each_is_that_of_float64_to_what_16_bits_tell(name: str, threads: int) -> None:
@@ -97,6 +94,7 @@ def test_each_is_that_of_float64_to_what_16_bits_tell(name: str, threads: int) -
         assert relative(one, other) < 5e-3
 
 
+@pytest.mark.usefixtures("compiler")
 def test_large_and_odd_numbers_come_out_as_torchs() -> None:
     x = torch.tensor([0.0, -0.0, 90.0, -90.0, 3e38, -3e38, float("nan")]).to(HALF)
     up = torch.ones_like(x)
@@ -118,6 +116,7 @@ def learnt(policy: Policy) -> tuple[Tensor, dict[str, Tensor]]:
     return found.detach(), {n: p.grad for n, p in named if p.grad is not None}
 
 
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_model_is_as_near_to_float64_as_the_stock_one(
@@ -150,6 +149,7 @@ def test_a_model_is_as_near_to_float64_as_the_stock_one(
         assert float((ours[1][name] - slope).norm()) < 0.1 * float(slope.norm()) + 1e-2, name
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_copy_reads_its_own_weights_and_is_fused_once(tiny: Path) -> None:
     policy = load_policy(tiny, Loading(dtype="bfloat16"))
     norms = [m for m in policy.core.modules() if type(m).__name__ == "LlamaRMSNorm"]
@@ -173,6 +173,22 @@ def test_what_another_has_replaced_stays(tiny: Path) -> None:
     core.model.norm = plain
     layers.fuse(core)
     assert type(core.model.norm) is llama.LlamaRMSNorm
+
+
+def test_angles_of_another_shape_are_left_to_transformers() -> None:
+    """One row of them for all texts, say: `layers.c` would read beyond their end."""
+    original = llama.apply_rotary_pos_emb.__wrapped__
+    q, k, angle = draw(2, 3, 5, 8), draw(2, 1, 5, 8, seed=1), draw(1, 5, 8, seed=2)
+    turned = layers._rotating(original)(q, k, angle.cos(), angle.sin())
+    torch.testing.assert_close(turned, original(q, k, angle.cos(), angle.sin()), atol=0, rtol=0)
+
+
+def test_code_of_its_own_by_a_name_of_the_family_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "transformers.models.llama.modeling_llama")
+    body = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    body.config = LlamaConfig()  # pyright: ignore
+    layers.fuse(body)
+    assert type(body[0]) is torch.nn.Linear
 
 
 def test_without_a_compiler_torch_computes(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
