@@ -26,7 +26,7 @@ from truing.feedback.rows import MAKES, Maker, Row
 from truing.settings_collect import CollectExportConfig
 from truing.writing import check_place, written
 
-BATCH = 10_000  # rows of a parquet file's group
+BATCH, BYTES = 10_000, 2**26  # rows of a parquet file's group, and bytes of theirs that are held
 LINES = 256  # of a jsonl file, written at once
 SPLITS = ("train", "test")
 
@@ -225,7 +225,7 @@ class _Groups(_Lines):
         self._size += len(line)
         self._rows.update(recorded(row, line))
         self.count += 1
-        if len(self._held) >= BATCH:
+        if len(self._held) >= BATCH or self._size >= BYTES:
             self._flush()
 
     def _flush(self) -> None:

@@ -7,6 +7,7 @@ from json import encoder
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.ledgers import SKIP, TIE, Team, better
@@ -149,6 +150,43 @@ def test_a_file_is_its_rows_whatever_is_written_at_once(
     assert file.rows_sha256 == hashlib.sha256(records).hexdigest()
     assert file.count == 7
     assert (file.sha256 == file.rows_sha256) == (likely == "none")
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "groups"),
+    [(1, 10**6, 7), (3, 10**6, 3), (7, 10**6, 1), (8, 10**6, 1), (8, 1, 7)],
+)
+def test_a_parquet_file_is_its_rows_in_whatever_groups(
+    rows: int, held: int, groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group ends after so many rows, or where they are long."""
+    monkeypatch.setattr(export, "BATCH", rows)
+    monkeypatch.setattr(export, "BYTES", held)
+    file, lines = export._Groups(tmp_path / "a"), export._Lines(tmp_path / "b")
+    whole = list[dict[str, Any]]()
+    for number in range(7):
+        told = {"source": "human", "time": "2026-01-02T03:04:05+00:00", "order": [1, 0]}
+        extra = {"item": number, "share": number / 3, "models": ["a", None]}
+        row: dict[str, Any] = {"prompt": f'é\n"{number}"', "chosen": "", "rejected": "\u2028"}
+        whole.append(row | {"provenance": told | {"extra": extra}})
+        if number == 4:  # a column that the first rows do not have
+            whole[-1]["chosen_probability"] = 2 / 3
+        for each in (file, lines):
+            each.add(whole[-1])
+    file.close()
+    lines.close()
+    read = pq.read_table(file.path)
+    assert read.schema == export.schema_of(whole[0])
+    assert [there(row) for row in read.to_pylist()] == whole
+    assert pq.ParquetFile(file.path).num_row_groups == groups
+    assert file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()
+    assert file.rows_sha256 == lines.rows_sha256
+
+
+def there(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what it does not tell."""
+    found = {name: there(x) if isinstance(x, dict) else x for name, x in row.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def test_what_the_card_counts_is_counted_judgement_by_judgement(place: Path) -> None:
