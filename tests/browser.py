@@ -61,12 +61,21 @@ def browser(
     driver.set_page_load_timeout(2 * WAIT)
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    emulate_focus(driver, True)
     theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
     try:
         yield driver
     finally:
         driver.quit()
+
+
+def emulate_focus(driver: Any, on: bool) -> None:
+    """Whether every page has the focus, whatever window is before it.
+
+    Without it a window gets the focus some time after it opens, and keys before that are lost.
+    """
+    driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": on})
 
 
 def asked(driver: Any) -> list[str]:

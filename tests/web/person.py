@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urljoin
 
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
@@ -14,6 +15,12 @@ from tests.web.house import House
 from truing.data.ledger import Campaign, Judgement
 
 ADA = "ada@example.org"
+# A page is loaded before it has given the focus to what is to have it.
+READY = """
+    const wanted = document.querySelector("[autofocus]");
+    return document.readyState === "complete" && document.hasFocus()
+        && (!wanted || document.activeElement !== document.body);
+"""
 
 
 class Typist:
@@ -23,7 +30,12 @@ class Typist:
         self.driver, self.url = driver, url
 
     def go(self, path: str) -> None:
-        self.driver.get(self.url + path)
+        """Open a page, and wait for the focus that it asks for: keys before that are lost."""
+        self.driver.get(urljoin(self.url, path))
+        self.until(self.ready)
+
+    def ready(self) -> bool:
+        return self.driver.execute_script(READY)
 
     def keys(self, *keys: str) -> None:
         """Press keys one after the other, wherever the focus is."""
@@ -71,16 +83,14 @@ class Typist:
     def item(self) -> str:
         """Which item is on the page: its lease's number, once the script is at work."""
         found = self.driver.find_elements(By.CSS_SELECTOR, "#judgement[data-lease]")
-        ready = self.driver.execute_script("return document.readyState") == "complete"
-        return found[0].get_attribute("data-lease") if found and ready else ""
+        return found[0].get_attribute("data-lease") if found and self.ready() else ""
 
     def after(self, *keys: str, chord: bool = False) -> None:
         """Press keys that end an item, and wait for what comes."""
         before = self.driver.find_element(By.TAG_NAME, "html").id
         (self.chord if chord else self.keys)(*keys)
         self.until(lambda: self.driver.find_element(By.TAG_NAME, "html").id != before)
-        done = "return document.readyState === 'complete'"
-        self.until(lambda: self.driver.execute_script(done))
+        self.until(self.ready)
 
 
 class Person(Typist):

@@ -10,7 +10,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser import asked, browser, served
+from tests.browser import asked, browser, emulate_focus, served
 from tests.web.house import PASSWORD, House, campaign, new_item, person
 from tests.web.person import ADA, Person
 from truing.data.ledger import Campaign
@@ -269,11 +269,13 @@ def test_time_away_is_not_counted(ada: Person) -> None:
     made = joined(ada, "pairwise", 1)
     ada.keys("1")
     here = ada.driver.current_window_handle
+    emulate_focus(ada.driver, False)
     ada.driver.switch_to.new_window("tab")
     away = time.monotonic()
     time.sleep(2.5)
     ada.driver.close()
     ada.driver.switch_to.window(here)
+    emulate_focus(ada.driver, True)
     away = time.monotonic() - away
     ada.keys("2")
     ada.after(Keys.ENTER)

@@ -65,7 +65,7 @@ class Annotator(Typist):
 
     def arrive(self, link: str) -> None:
         """From the invitation to the first item."""
-        self.driver.get(link)
+        self.go(link)
         self.tab_to("Password")  # the address stands there already
         self.keys(PASSWORD)
         self.after(Keys.ENTER)
@@ -94,7 +94,7 @@ def begun(lead: Typist, invitation: str, file: Path) -> dict[str, str]:
         lead.tab_to(button)
         lead.after(Keys.ENTER)
 
-    lead.driver.get(invitation)
+    lead.go(invitation)
     lead.keys(LEAD, Keys.TAB, "Lead", Keys.TAB, PASSWORD)
     lead.after(Keys.ENTER)
     lead.go("/lead/new")
