@@ -17,11 +17,13 @@ def violations(figures: Mapping[str, Any]) -> list[str]:
         f"{contest}: low end above {least}": wins[contest]["low"] > least
         for contest, least in (("dpo_vs_sft", 0.6), ("ppo_vs_sft", 0.6), ("sft_vs_base", 0.5))
     }
-    # Exact facts: alignment must not lower them, in all and for each kind of held-out prompt.
+    # Exact facts: alignment must not lower them, on any kind of held-out prompt nor of any type.
     held |= {
-        f"{system}: facts not lowered, {kind}": not table["all"]["lowered"]
+        f"{system}: facts not lowered, {kind}, {fact}": not figure["lowered"]
         for system in ("dpo", "ppo")
         for kind, table in facts[system].items()
+        for fact, figure in table.items()
+        if "all" in (kind, fact)
     }
     # The run without a KL penalty is a warning: the score rises, and gold falls below its start.
     held |= {

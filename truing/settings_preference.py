@@ -13,11 +13,11 @@ LossType = Literal[
 # What each loss_type acts on, with its authors' numbers (of ipo, ipo_mean and hinge: TRL's). Of the
 # settings that only some losses know, those that stand here are taken and the others refused.
 LOSSES: dict[str, dict[str, float | str]] = {
-    "sigmoid": {"beta": 0.1, "label_smoothing": 0.0},
-    "robust": {"beta": 0.1, "label_smoothing": 0.1},
-    "ipo": {"beta": 0.1},
-    "ipo_mean": {"beta": 0.1},
-    "hinge": {"beta": 0.1},
+    "sigmoid": {"beta": 0.1, "label_smoothing": 0.0, "rpo_alpha": 0.0},
+    "robust": {"beta": 0.1, "label_smoothing": 0.1, "rpo_alpha": 0.0},
+    "ipo": {"beta": 0.1, "rpo_alpha": 0.0},
+    "ipo_mean": {"beta": 0.1, "rpo_alpha": 0.0},
+    "hinge": {"beta": 0.1, "rpo_alpha": 0.0},
     "simpo": {"beta": 2.0, "simpo_gamma": 1.0, "learning_rate": 6e-7},
     "cpo": {"beta": 0.1, "cpo_alpha": 1.0},
     "orpo": {"beta": 0.1, "learning_rate": 5e-6},
@@ -25,7 +25,7 @@ LOSSES: dict[str, dict[str, float | str]] = {
 }
 WITHOUT_REFERENCE = ("simpo", "cpo", "orpo")
 # Settings that not all losses know; None where they are not given.
-PARTICULAR = ("label_smoothing", "simpo_gamma", "cpo_alpha", "ties")
+PARTICULAR = ("label_smoothing", "rpo_alpha", "simpo_gamma", "cpo_alpha", "ties")
 # The reference's log-probs are always computed ahead.
 PRECOMPUTED = {"precompute_ref_log_probs": ("true",)}
 
@@ -56,6 +56,13 @@ class PreferenceTopic(Topic):
         lt=0.5,
         description="Share of the labels that are taken to be wrong (sigmoid, robust). None: 0, "
         "with robust 0.1.",
+    )
+    rpo_alpha: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of the NLL of the chosen response, per token, that is added to a loss "
+        "of pairs beside a reference: without it both responses often become less likely. "
+        "None: 0.",
     )
     simpo_gamma: float | None = Field(
         None, ge=0, description="Margin that simpo asks for, in nats times beta. None: 1."

@@ -180,6 +180,7 @@ def _facts(report: Report, system: System) -> dict[str, dict[str, Any]]:
     """{kind: {fact: figure}}, with ``lowered`` where training on from the reference cost accuracy.
 
     Only systems listed after the reference can be marked: the raw model before it knew nothing yet.
+    The facts of a kind are judged as one family (Bonferroni): of many, one always looks lowered.
     """
     start = report.system(report.reference)
     later = report.systems.index(system) > report.systems.index(start)
@@ -197,7 +198,8 @@ def _facts(report: Report, system: System) -> dict[str, dict[str, Any]]:
             ]
             if len({key for *_, key in cells}) > 1:
                 mine, before, keys = (list(column) for column in zip(*cells, strict=True))
-                table.setdefault(kind, {})[name] = _against(mine, before, keys, later)
+                level = 1 - 0.05 / (1 if name == ALL else len(names))
+                table.setdefault(kind, {})[name] = _against(mine, before, keys, later, level)
     return table
 
 
@@ -209,10 +211,14 @@ def _knowledge(systems: Sequence[System]) -> dict[str, Any]:
 
 
 def _against(
-    mine: Sequence[bool], before: Sequence[bool], keys: Sequence[int], later: bool
+    mine: Sequence[bool],
+    before: Sequence[bool],
+    keys: Sequence[int],
+    later: bool,
+    level: float = 0.95,
 ) -> dict[str, Any]:
     """The share of ``mine``; lowered when it loses to ``before`` row by row beyond chance."""
-    lowered = later and win_rate(mine, before, cluster_N=keys).high < 0.5
+    lowered = later and win_rate(mine, before, cluster_N=keys, level=level).high < 0.5
     return _figure(rate(mine, keys)) | {"lowered": lowered}
 
 

@@ -101,7 +101,10 @@ def learn_reward(folder: Path, plan: Plan) -> ModelReward:
 
 
 def prefer(folder: Path, plan: Plan, watch: Watch) -> Policy:
-    """DPO from the supervised model, watched on held-out prompts while it runs."""
+    """DPO from the supervised model, watched on held-out prompts while it runs.
+
+    The best replies are imitated too: without that, sentences got lost that both replies had.
+    """
     config = DpoConfig(
         **TRAINING,
         output_dir=str(folder / "dpo"),
@@ -109,6 +112,7 @@ def prefer(folder: Path, plan: Plan, watch: Watch) -> Policy:
         dataset_name=str(folder / "extremes.jsonl"),
         learning_rate=1e-4,
         beta=0.2,
+        rpo_alpha=1.0,
         num_train_epochs=1,
         per_device_eval_batch_size=16,
         log_completions_steps=21,
@@ -135,7 +139,7 @@ def reinforce(folder: Path, plan: Plan, watch: Watch) -> Policy:
         kl_coef=0.1,
         kl_target=2.0,
         kl_horizon=100.0,
-        ptx_coef=0.3,
+        ptx_coef=0.7,
         ptx_dataset_name=str(folder / "chosen.jsonl"),
         log_completions_steps=6,
         seed=plan.seed,

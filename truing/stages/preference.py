@@ -111,11 +111,20 @@ class Order(NamedTuple):
 class Preference:
     """A recipe's loss, averaged over all pairs of the optimiser step; ``place`` lays them out.
 
-    ``options``: what the loss takes, by name, beta among them.
+    ``options``: what the loss takes, by name, beta among them. ``imitation``: the weight of the
+    chosen response's NLL beside it, a mean over its tokens (alpha of Pang et al. 2024,
+    arXiv:2404.19733, eq. 1).
     """
 
-    def __init__(self, recipe: Recipe, options: Mapping[str, float], place: Place = padded) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: Mapping[str, float],
+        place: Place = padded,
+        imitation: float = 0.0,
+    ) -> None:
         self.recipe, self.options, self.place = recipe, options, place
+        self.imitation = imitation
 
     def length(self, row: Pair) -> int:
         return max(row.chosen.length, row.rejected.length)
@@ -138,6 +147,8 @@ class Preference:
         nll_N = (-logp_N2 / length_N2)[:, 0]
         more = {"nll_N": nll_N} if self.recipe.nll else {}
         loss_N = self.recipe.loss(chosen_N, rejected_N, **more, **self.options)
+        if self.imitation:
+            loss_N = loss_N + self.imitation * nll_N
         beta = self.options["beta"]
         margin_N = beta * (chosen_N - rejected_N).detach()
         # A tie of implicit rewards is no success: at the start, policy equals reference, it is 0.
@@ -149,7 +160,7 @@ class Preference:
             "logps/chosen": stat(logp_N2[:, 0]),
             "logps/rejected": stat(logp_N2[:, 1]),
         }
-        if self.recipe.nll:
+        if self.recipe.nll or self.imitation:
             stats["nll_loss"] = stat(nll_N)
         if self.recipe.figures is not None:
             found = self.recipe.figures(chosen_N.detach(), rejected_N.detach())
@@ -286,7 +297,9 @@ def run(config: DpoConfig, *, watch: setup.Watch | None = None) -> Run | outlook
         del reference
         prompts = [row.prompt for row in (held_out or dataset).rows]
         kind = Orders if recipe.ranked else Preference
-        objective: Objective[Any] = kind(recipe, config.loss_options, policy.place)
+        objective: Objective[Any] = kind(
+            recipe, config.loss_options, policy.place, config.rpo_alpha or 0.0
+        )
         look = setup.looker(run, policy, encoder, prompts, config)
         figures = fit(
             run,

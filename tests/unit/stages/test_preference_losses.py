@@ -15,6 +15,7 @@ from truing.cli import COMMANDS
 from truing.config import ConfigError, check, from_yaml, parse, to_yaml
 from truing.data.layout import Tokens, padded, shared
 from truing.models.model import load_policy, logp
+from truing.run import Run
 from truing.settings import DpoConfig
 from truing.settings_preference import LOSSES, WITHOUT_REFERENCE
 from truing.stages import preference
@@ -126,6 +127,49 @@ def test_losses_without_a_reference_by_hand(tiny: Path) -> None:
             assert found["log_odds_ratio"] == pytest.approx(sum(ratio) / 2, abs=1e-4)
 
 
+IMITATING = [name for name, known in LOSSES.items() if "rpo_alpha" in known]
+
+
+@pytest.mark.parametrize("name", IMITATING)
+def test_imitation_adds_the_nll_of_the_chosen_per_token(tiny: Path, name: str) -> None:
+    policy = load_policy(tiny)
+    chosen = [pair.chosen for pair in PAIRS]
+    found: dict[float, tuple[float, Tensor, dict[str, Any]]] = {}
+    weights = next(policy.parameters())
+    for alpha in (0.0, 0.7):
+        made = config(loss_type=name, rpo_alpha=alpha)
+        assert "rpo_alpha" not in made.loss_options
+        objective = Preference(RECIPES[name], made.loss_options, shared, alpha)
+        batch = objective.collate(PAIRS)
+        loss, stats = objective.loss(policy, batch, {"pairs": torch.tensor(2.0)})
+        (slope,) = torch.autograd.grad(loss, weights)
+        found[alpha] = float(loss.detach()), slope, stats
+    nll = torch.stack([-logp(policy, padded([x])).sum() / len(x.response) for x in chosen]).mean()
+    (slope,) = torch.autograd.grad(nll, weights)
+    assert found[0.7][0] - found[0.0][0] == pytest.approx(0.7 * float(nll.detach()), abs=1e-4)
+    torch.testing.assert_close(found[0.7][1] - found[0.0][1], 0.7 * slope, atol=1e-4, rtol=1e-3)
+    assert "nll_loss" not in found[0.0][2]
+    total, count = found[0.7][2]["nll_loss"]
+    assert float(total / count) == pytest.approx(float(nll.detach()), abs=1e-4)
+
+
+def test_imitation_keeps_the_chosen_likely(
+    tiny: Path, jsonl: Write, settings: Settings, tmp_path: Path
+) -> None:
+    ends: dict[float, float] = {}
+    for alpha in (0.0, 1.0):
+        made = settings(
+            DpoConfig, tiny, jsonl("rows", ROWS), max_steps=12, learning_rate=2e-3, rpo_alpha=alpha,
+            output_dir=str(tmp_path / f"{alpha}"),
+        )  # fmt: skip
+        run = preference.run(made)
+        assert isinstance(run, Run)
+        lines = [line for line in run.metrics() if "logps/chosen" in line]
+        ends[alpha] = lines[-1]["logps/chosen"] - lines[0]["logps/chosen"]
+        assert ("nll_loss" in lines[-1]) == (alpha > 0)
+    assert ends[1.0] > max(0.0, ends[0.0])
+
+
 @pytest.mark.parametrize("name", WITHOUT_REFERENCE)
 def test_no_reference_is_read_where_there_is_none(
     tiny: Path, jsonl: Write, settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
@@ -218,6 +262,10 @@ def test_the_figures_on_the_page_are_where_the_losses_are_least(row: list[str]) 
         ({"loss_type": "simpo", "ref_model_name_or_path": "m"},
          "ref_model_name_or_path has no effect with loss_type simpo, which has no reference"),
         ({"loss_type": "orpo", "ref_model_name_or_path": "m"}, "loss_type orpo, which has no"),
+        ({"loss_type": "cpo", "rpo_alpha": 0.2}, "rpo_alpha has no effect with loss_type cpo: only "
+         "with sigmoid and robust and ipo"),
+        ({"loss_type": "plackett_luce", "rpo_alpha": 0.2}, "with loss_type plackett_luce"),
+        ({"rpo_alpha": -0.1}, "rpo_alpha: got -0.1, but"),
         ({"loss_type": "cpo", "cpo_alpha": -1}, "cpo_alpha: got -1, but"),
         ({"label_smoothing": 0.5}, "label_smoothing: got 0.5, but it should be less than 0.5"),
         ({"label_smoothing": -0.1}, "greater than or equal to 0"),
