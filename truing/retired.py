@@ -146,14 +146,16 @@ _ADVICE: list[tuple[str, str]] = [
         "the reference stays as it is; for another one, start a run with ref_model_name_or_path",
     ),
     (
-        "loss_weights ld_alpha f_divergence_type f_alpha_divergence_coef rpo_alpha use_weighting "
-        "use_wpo discopop_tau",
-        "of the preference losses those that loss_type names are offered, one at a time",
+        "loss_weights ld_alpha f_divergence_type f_alpha_divergence_coef use_weighting use_wpo "
+        "discopop_tau",
+        "of the preference losses those that loss_type names are offered, one at a time; for sft "
+        "beside one of them, give rpo_alpha its weight",
     ),
+    ("nll_loss_coef pref_ftx sft_loss_weight", "it is called rpo_alpha"),
     ("completion_only_loss", "only sft has it"),
     ("loss_type", "only dpo, reward and grpo have it"),
     ("beta", "sft and reward hold to no reference"),
-    ("label_smoothing simpo_gamma cpo_alpha", "only dpo has it"),
+    ("label_smoothing rpo_alpha simpo_gamma cpo_alpha", "only dpo has it"),
     ("desirable_weight undesirable_weight", "only kto has it"),
     ("ref_model_name_or_path", "only the stages that learn beside a reference have it"),
     ("ref_log_probs_cache", "only dpo and kto have it"),

@@ -31,7 +31,7 @@ SYSTEMS = {
     "base": ("Base", "the raw model", "before any training"),
     "sft": ("SFT", "the supervised model", "trained on demonstrations"),
     "chosen": ("SFT on chosen", "SFT on the chosen replies", "a control"),
-    "dpo": ("DPO", "DPO", "trained on the best reply to each prompt against the worst"),
+    "dpo": ("DPO", "DPO", "trained on the best replies against the worst, the best imitated"),
     "ppo": ("PPO", "PPO", "trained on the reward model, the best replies mixed in"),
 }
 CONTESTS = [
