@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, or_, select, update
 
 from truing.data.ledger.campaigns import PURPOSES, Campaigns
 from truing.data.ledger.entries import Candidate, Late, Lease, Taken
@@ -21,14 +21,18 @@ LEASE = 1800.0  # seconds
 _LEASE = [assignments.c[n] for n in Lease.__dataclass_fields__]
 _NOW = bindparam("now")
 _OVER = or_(assignments.c.expires_at <= _NOW, assignments.c.leased_at > bindparam("ahead"))
+# In an order that an index has: PostgreSQL cannot know of a plan made for any state that few are of
+# this one, and would read all assignments; of EXISTS it would drop the order.
 _SWEEP = (
     select(*_LEASE)
     .where(assignments.c.campaign_id == bindparam("campaign"))
     .where(assignments.c.state == "leased", _OVER)
+    .order_by(assignments.c.expires_at)
     .limit(SCAN)
 )
+_ONE_OVER = _SWEEP.with_only_columns(assignments.c.id).limit(1).scalar_subquery()
 _CURSOR = (
-    select(members.c.cursor, exists(_SWEEP.limit(1)))
+    select(members.c.cursor, _ONE_OVER.is_not(None))
     .where(members.c.campaign_id == bindparam("campaign"))
     .where(members.c.annotator_id == bindparam("annotator"))
 )
