@@ -8,6 +8,8 @@ from truing.settings import CommandTopic, LoadTopic, as_list
 from truing.settings_collect import CampaignTopic, LedgerTopic
 from truing.settings_judging import PromptsTopic, SamplingTopic
 
+PROXIES = ["127.0.0.1", "::1"]
+
 
 class ServeConfig(LedgerTopic, CommandTopic):
     """Serve: the pages for people who judge, and for those who lead them"""
@@ -21,7 +23,7 @@ class ServeConfig(LedgerTopic, CommandTopic):
     workers: int = Field(
         1,
         ge=1,
-        description="Processes. With several, failed sign-ins are counted by each of them alone.",
+        description="Processes. Each counts failed sign-ins alone, and allows its share of them.",
     )
     ssl_certfile: str | None = Field(
         None, description="File of the TLS certificate, in PEM. None: no TLS here."
@@ -31,6 +33,10 @@ class ServeConfig(LedgerTopic, CommandTopic):
         False,
         description="Whether a proxy in front of it speaks TLS with the browsers; cookies then "
         "need TLS, and the proxy's word about clients' addresses is taken.",
+    )
+    forwarded_allow_ips: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        PROXIES,
+        description="With behind_tls: addresses or networks of the proxies whose word is taken.",
     )
 
 

@@ -24,9 +24,9 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(ledger: str, log: Path) -> Iterator[Server]:
+def running(ledger: str, log: Path, *flags: str) -> Iterator[Server]:
     """The command over a ledger in which nobody leads, once it answers."""
-    command = [sys.executable, "-m", "truing", "serve", ledger, "--port", "0"]
+    command = [sys.executable, "-m", "truing", "serve", ledger, "--port", "0", *flags]
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         try:

@@ -146,14 +146,14 @@ def test_the_screening_decides(house: House, passes: bool) -> None:
         assert "Screening" in browser.page.text
         assert "So." not in browser.page.text
         text = browser.judge(choice=choice).text
-    assert ("2 of 2 were right" if passes else "1 of 2 were right") in text
+    assert ("2 of 2 were right" if passes else "1 of 2 was right") in text
     assert "So." in text
     if passes:
         assert browser.work(made)
         assert "Screening" not in browser.page.text
     else:
         assert DONE["failed"] in browser.visit(f"/tasks/{made.id}").text
-        assert "1 of 2 were right" in browser.visit(f"/tasks/{made.id}/screening").text
+        assert "1 of 2 was right" in browser.visit(f"/tasks/{made.id}/screening").text
 
 
 def test_gold_looks_like_work_and_is_told_later(house: House) -> None:

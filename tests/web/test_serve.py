@@ -1,12 +1,15 @@
 """The command: where it listens, what it says, and what it refuses."""
 
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from benchmarks.feedback import Person
+from tests.ledgers import counts_are_true
 from tests.web.command import WAIT, running
-from tests.web.house import House, person
+from tests.web.house import House, campaign, person
 from truing.cli import main
 from truing.web.serve import greet
 
@@ -22,6 +25,55 @@ def test_the_command_serves_and_lets_the_first_admin_in(tmp_path: Path) -> None:
             assert "libtorch" not in maps.read_text()
     secret = server.invitation.split("/")[-1]
     assert secret not in log.read_text().replace(server.invitation, "")
+
+
+def test_two_processes_share_the_work_and_lose_nothing(house: House, tmp_path: Path) -> None:
+    made = campaign(house.ledger, items=30, overlap=2)
+    people = [person(house.ledger, f"{n}@example.org", made) for n in range(4)]
+    paper = house.ledger.add_document(made.id, "guideline", "Choose the better one.")
+    secrets: list[str] = []
+    for one in people:
+        house.ledger.accept(one.id, paper.id)
+        secrets.append(house.ledger.issue_token("session", 3600, annotator_id=one.id))
+    place = str(tmp_path / "ledger.sqlite")
+    with running(place, tmp_path / "log", "--workers", "2") as server:
+        port = int(server.url.rpartition(":")[2])
+
+        def judge(secret: str) -> None:
+            with Person(port, made.id, secret) as one:
+                for _ in range(10):
+                    one.submit(*one.next())
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(judge, secrets))
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+        if children.exists():
+            assert len(children.read_text().split()) >= 2
+    assert house.ledger.progress(made.id).done == 40
+    assert [len(house.ledger.recent(made.id, one.id, 100)) for one in people] == [10] * 4
+    counts_are_true(house.ledger, made.id)
+
+
+def test_failed_sign_ins_are_shared_out_among_processes(tmp_path: Path) -> None:
+    for workers, allowed in ((1, 5), (2, 2), (9, 1)):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        browser = House(folder, workers=workers).browser()
+        codes = [
+            browser.sign_in("ada@example.org", "wrong").status_code for _ in range(allowed + 1)
+        ]
+        assert codes == [401] * allowed + [429]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_word_of_a_proxy_is_taken_where_it_is_named(tmp_path: Path, trusted: bool) -> None:
+    log, proxy = tmp_path / "log", "127.0.0.0/8" if trusted else "192.0.2.7"
+    flags = ("--behind-tls", "true", "--forwarded-allow-ips", proxy)
+    with running(str(tmp_path / "ledger.sqlite"), log, *flags) as server:
+        asked = urllib.request.Request(server.url + "/sign-in")
+        asked.add_header("X-Forwarded-For", "203.0.113.9")
+        urllib.request.urlopen(asked, timeout=WAIT).close()
+    assert ("203.0.113.9" in log.read_text()) == trusted
 
 
 def test_an_admin_who_is_there_needs_no_link(
@@ -41,6 +93,7 @@ def test_an_admin_who_is_there_needs_no_link(
         (["--ssl-certfile", "nowhere.pem"], "belong together"),
         (["--ssl-certfile", "no.pem", "--ssl-keyfile", "no.pem"], "is no file"),
         (["--port", "70000"], "port"),
+        (["--forwarded-allow-ips", "192.0.2.7"], "no effect without behind_tls"),
         (["--host", "192.0.2.1"], "cannot be listened on"),
     ],
 )

@@ -27,9 +27,14 @@ ROUTERS: tuple[APIRouter, ...] = (
 
 
 def create_app(
-    ledger: Ledger, *, secure: bool = False, routers: Sequence[APIRouter] = ROUTERS
+    ledger: Ledger,
+    *,
+    secure: bool = False,
+    workers: int = 1,
+    routers: Sequence[APIRouter] = ROUTERS,
 ) -> FastAPI:
-    """The labelling app over a ledger. ``secure``: browsers reach it by TLS, so cookies need it."""
+    """The labelling app over a ledger. ``secure``: browsers reach it by TLS, so cookies need it.
+    ``workers``: how many such apps share the work, and the failed sign-ins that are allowed."""
     app = FastAPI(
         title="Truing",
         docs_url=None,
@@ -39,7 +44,7 @@ def create_app(
     )
     app.state.ledger, app.state.secure, app.state.kept = ledger, secure, KeptFigures()
     # By name: a person who mistypes. By address: many share one, and it stops lists of names.
-    app.state.throttles = auth.Throttle(5, 900), auth.Throttle(50, 900)
+    app.state.throttles = [auth.Throttle(max(1, most // workers), 900) for most in (5, 50)]
     for router in routers:
         # The specification is that of the REST API; pages are for people.
         app.include_router(router, include_in_schema=router.prefix.startswith("/api"))

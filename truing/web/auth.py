@@ -163,7 +163,7 @@ def sign_in_page(request: Request, next: str = "/") -> Response:
 def sign_in(request: Request) -> Response:
     email = text_field(request, "email", 320).strip().lower()
     password, to = text_field(request, "password", 1000), inside(text_field(request, "next", 2000))
-    throttles: tuple[Throttle, Throttle] = request.app.state.throttles
+    throttles: list[Throttle] = request.app.state.throttles
     keys = email, request.client.host if request.client else "-"
     if wait := max(t.wait(key) for t, key in zip(throttles, keys, strict=True)):
         problem = f"Too many attempts. Try again in {max(1, round(wait / 60))} min."

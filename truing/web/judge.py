@@ -279,11 +279,13 @@ def _about(said: Answer | Judgement) -> tuple[str, int]:
 
 def _quizzed(ledger: Ledger, part: Part, me: Annotator, item: Item, passed: bool) -> str:
     """Note how a screening item went; after the last, where all of them are explained."""
-    known = dict(part.member.progress)
-    results = {**known.get("quiz", {})}
-    results.setdefault(str(item.id), passed)
-    ledger.set_member(part.campaign.id, me.id, progress={**known, "quiz": results})
-    ended = len(results) >= part.rules.quiz_size
+
+    def noted(known: Mapping[str, Any]) -> dict[str, Any]:
+        results = known.get("quiz", {})
+        return {**known, "quiz": results | {str(item.id): results.get(str(item.id), passed)}}
+
+    member = ledger.set_member(part.campaign.id, me.id, progress=noted)
+    ended = len(member.progress["quiz"]) >= part.rules.quiz_size
     return f"/tasks/{part.campaign.id}/screening" if ended else ""
 
 

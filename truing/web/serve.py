@@ -11,12 +11,12 @@ from fastapi import FastAPI
 
 from truing import console
 from truing.data.ledger import Ledger
-from truing.settings_web import ServeConfig
+from truing.settings_web import PROXIES, ServeConfig
 from truing.web.app import create_app
 from truing.web.auth import invite
 
 # What worker processes are told, for they begin anew.
-PLACE, SECURE = "TRUING_LEDGER", "TRUING_SECURE"
+PLACE, SECURE, WORKERS = "TRUING_LEDGER", "TRUING_SECURE", "TRUING_WORKERS"
 
 
 def run(config: ServeConfig) -> None:
@@ -34,7 +34,8 @@ def run(config: ServeConfig) -> None:
         )
     with Ledger.open(config.ledger) as ledger:
         greet(ledger, address)
-    os.environ |= {PLACE: config.ledger, SECURE: "1" if secure else ""}
+    told = {PLACE: config.ledger, SECURE: "1" if secure else "", WORKERS: str(config.workers)}
+    os.environ |= told
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("truing.access").setLevel(logging.INFO)
     uvicorn.run(
@@ -46,6 +47,7 @@ def run(config: ServeConfig) -> None:
         ssl_certfile=config.ssl_certfile,
         ssl_keyfile=config.ssl_keyfile,
         proxy_headers=config.behind_tls,
+        forwarded_allow_ips=config.forwarded_allow_ips,
         access_log=False,
         server_header=False,
         log_level="warning",
@@ -56,7 +58,8 @@ def run(config: ServeConfig) -> None:
 def app() -> FastAPI:
     """The app of one worker process, over the ledger that `run` was told."""
     logging.getLogger("truing.access").setLevel(logging.INFO)
-    return create_app(Ledger.open(os.environ[PLACE]), secure=bool(os.environ.get(SECURE)))
+    secure, workers = bool(os.environ.get(SECURE)), int(os.environ.get(WORKERS, "1"))
+    return create_app(Ledger.open(os.environ[PLACE]), secure=secure, workers=workers)
 
 
 def greet(ledger: Ledger, address: str) -> None:
@@ -74,6 +77,8 @@ def greet(ledger: Ledger, address: str) -> None:
 def _check(config: ServeConfig) -> None:
     if (config.ssl_certfile is None) != (config.ssl_keyfile is None):
         raise ValueError("ssl_certfile and ssl_keyfile belong together: give both, or neither")
+    if config.forwarded_allow_ips != PROXIES and not config.behind_tls:
+        raise ValueError("forwarded_allow_ips has no effect without behind_tls: give both")
     for name in ("ssl_certfile", "ssl_keyfile"):
         file = getattr(config, name)
         if file is not None and not Path(file).is_file():

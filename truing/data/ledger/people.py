@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
@@ -171,17 +171,19 @@ class People(Store):
         annotator_id: int,
         *,
         state: str | None = None,
-        progress: Mapping[str, Any] | None = None,
+        progress: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
         actor: int | None = None,
     ) -> Member:
         """Suspend a member or take them back, or note how far they are with practice and screening
-        (``progress`` replaces what was there). What a suspended member said is not touched: see
-        `Judging.quarantine`."""
-        told: dict[str, Any] = {} if progress is None else {"progress": dict(progress)}
+        (``progress`` makes it of what was there, so of two at once neither is lost). What a
+        suspended member said is not touched: see `Judging.quarantine`."""
+        told: dict[str, Any] = {}
         if state is not None:
             told["state"] = one_of("state", state, STATES)
         with self.writing() as c:
-            _member(c, campaign_id, annotator_id)
+            was = _member(c, campaign_id, annotator_id, lock=True)
+            if progress is not None:
+                told["progress"] = progress(was.progress)
             c.execute(update(members).where(_is(campaign_id, annotator_id)).values(told))
             append(c, campaign_id, Link("member changed", actor, annotator_id, self.now(), told))
             return _member(c, campaign_id, annotator_id)
@@ -274,9 +276,11 @@ def _is(campaign_id: int, annotator_id: int):
     return (members.c.campaign_id == campaign_id) & mine
 
 
-def _member(connection: Connection, campaign_id: int, annotator_id: int) -> Member:
+def _member(
+    connection: Connection, campaign_id: int, annotator_id: int, lock: bool = False
+) -> Member:
     query = select(*_MEMBER).where(_is(campaign_id, annotator_id))
-    row = connection.execute(query).mappings().one_or_none()
+    row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
         raise LookupError(f"annotator {annotator_id} is no member of campaign {campaign_id}")
     return Member(**row)

@@ -1,6 +1,7 @@
 """People, their part in campaigns, what they agreed to, and their tokens."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -90,12 +91,27 @@ def test_members(team: Make) -> None:
     before = ledger.heads()
     assert ledger.join(made.id, person).state == "active"
     assert ledger.heads() == before
-    member = ledger.set_member(made.id, person, state="suspended", progress={"quiz": [3, 2]})
+    member = ledger.set_member(
+        made.id, person, state="suspended", progress=lambda _: {"quiz": [3, 2]}
+    )
     assert (member.state, member.progress) == ("suspended", {"quiz": [3, 2]})
     assert ledger.memberships(person) == [member]
     assert [a.id for a in ledger.annotators(made.id)] == made.people
     with pytest.raises(LookupError):
         ledger.member(made.id, 99)
+
+
+def test_of_two_who_note_progress_at_once_neither_is_lost(team: Make) -> None:
+    made = team()
+    person = made.people[0]
+
+    def note(name: int) -> None:
+        made.ledger.set_member(made.id, person, progress=lambda was: {**was, str(name): True})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(note, range(40)))
+    assert made.ledger.member(made.id, person).progress == {str(n): True for n in range(40)}
+    assert made.ledger.verify() == []
 
 
 def test_campaigns(ledger: Ledger) -> None:

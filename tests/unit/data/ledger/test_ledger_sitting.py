@@ -41,7 +41,7 @@ def test_readings_share_a_transaction_until_something_is_written(team: Make) -> 
     def change() -> None:
         with made.ledger.sitting():
             look()
-            made.ledger.set_member(made.id, made.people[0], progress={"step": 1})
+            made.ledger.set_member(made.id, made.people[0], progress=lambda _: {"step": 1})
             # What was written in between is seen.
             assert made.ledger.member(made.id, made.people[0]).progress == {"step": 1}
 
