@@ -79,6 +79,8 @@ def test_a_small_quickstart_writes_everything_and_repeats_itself(
         assert {"value", "low", "high", "n"} <= first["win_rate"][contest].keys()
     assert first["overoptimisation"]["stop"] in (0, 1)
     assert "at least 500 prompts" in violations(first)
+    first["facts"]["ppo"]["all"]["item"]["lowered"] = True
+    assert "ppo: facts not lowered, all, item" in violations(first)
     assert {"value", "low", "high", "ceiling"} <= first["reward_accuracy"].keys()
     assert 0 < first["seconds"]["sft"] < first["seconds"]["total"]
     for stage in ("sft", "reward", "dpo", "ppo", "ppo_without_kl"):

@@ -11,6 +11,7 @@ from tests.ledgers import counts_are_true
 from tests.web.command import WAIT, running
 from tests.web.house import House, campaign, person
 from truing.cli import main
+from truing.web import serve
 from truing.web.serve import greet
 
 
@@ -63,6 +64,18 @@ def test_failed_sign_ins_are_shared_out_among_processes(tmp_path: Path) -> None:
             browser.sign_in("ada@example.org", "wrong").status_code for _ in range(allowed + 1)
         ]
         assert codes == [401] * allowed + [429]
+
+
+def test_each_process_is_told_how_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (serve.PLACE, serve.SECURE, serve.WORKERS):
+        monkeypatch.setenv(name, "")  # and what is set in its place goes with the test
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: None)
+    assert main(["serve", str(tmp_path / "ledger.sqlite"), "--port", "0", "--workers", "2"]) == 0
+    made = serve.app()
+    assert [throttle.limit for throttle in made.state.throttles] == [2, 25]
+    made.state.ledger.close()
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -122,6 +122,23 @@ def test_parts_faults_and_facts() -> None:
     assert not figures["facts"]["sft"]["all"]["all"]["lowered"]
 
 
+@pytest.mark.parametrize(
+    ("lost", "alone", "among_eleven"), [(3, False, False), (7, True, False), (10, True, True)]
+)
+def test_of_many_facts_one_must_fall_further_to_be_marked(
+    lost: int, alone: bool, among_eleven: bool
+) -> None:
+    """Of eleven that only chance moves, one looks lowered more often than one by itself."""
+    for others, marked in ((0, alone), (10, among_eleven)):
+        more = {f"other {k}": True for k in range(others)}
+        kept = [replace(reply(0.5), facts={"name": True, **more}) for _ in range(40)]
+        told = [replace(r, facts={**r.facts, "name": i >= lost}) for i, r in enumerate(kept)]
+        systems = [System(name, name, kept) for name in ("base", "sft")]
+        systems.append(System("dpo", "DPO", told))
+        facts = summary(report(systems=systems))["facts"]["dpo"]["all"]
+        assert facts["name"]["lowered"] == marked, facts["name"]
+
+
 def test_only_what_comes_after_the_reference_can_be_lowered() -> None:
     untaught = System("base", "BASE", [reply(0, name=False)] * 40)
     facts = summary(report(systems=[untaught, *report().systems[1:]]))["facts"]
