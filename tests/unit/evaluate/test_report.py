@@ -126,11 +126,9 @@ def test_of_many_facts_one_must_fall_further_to_be_marked() -> None:
     for others, lost, marked in ((0, 3, False), (0, 7, True), (10, 7, False), (10, 10, True)):
         facts = {"name": True} | dict.fromkeys("abcdefghij"[:others], True)
         told = [replace(reply(0.5), facts=facts | {"name": i >= lost}) for i in range(40)]
-        systems = [System(n, n, told[-1:] * 40) for n in ("base", "sft")] + [
-            System("dpo", "", told)
-        ]
-        found = summary(report(systems=systems))["facts"]["dpo"]["all"]["name"]
-        assert found["lowered"] == marked, (others, lost)
+        rows = {"base": told[-1:] * 40, "sft": told[-1:] * 40, "dpo": told}
+        made = report(systems=[System(name, name, row) for name, row in rows.items()])
+        assert summary(made)["facts"]["dpo"]["all"]["name"]["lowered"] == marked, (others, lost)
 
 
 def test_only_what_comes_after_the_reference_can_be_lowered() -> None:
