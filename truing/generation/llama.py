@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from truing.generation.cache import Slots
 from truing.generation.kernels import Kernels, compiled
 from truing.models.layers import FAMILY
+from truing.models.products import is_linear, linear
 
 # The ways to rotate that depend on the position alone.
 ROTATIONS = ("default", "linear", "llama3", "yarn")
@@ -148,7 +149,7 @@ def copied(core: Any) -> int:
         getattr(module, "base_layer", module).weight
         for group in groups
         # One layer by itself is read where it lies.
-        if len(group) > 1 or type(group[0]) is not nn.Linear
+        if len(group) > 1 or not is_linear(group[0])
         for module in group
     ]
     return sum(weight.numel() * weight.element_size() for weight in bases)
@@ -189,18 +190,18 @@ def joined(modules: list[Any]) -> Callable[[Tensor], Tensor]:
     weight: Tensor = torch.cat(found) if len(found) > 1 else found[0]
     biases = [getattr(module, "bias", None) for module in modules]
     if all(bias is None for bias in biases):
-        return lambda x: F.linear(x, weight)
+        return lambda x: linear(x, weight, None)
     pairs = zip(biases, found, strict=True)
     bias = torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs])
-    return lambda x: F.linear(x, weight, bias)
+    return lambda x: linear(x, weight, bias)
 
 
 def _weight(module: Any) -> Tensor | None:
     """The weight that a linear layer multiplies by, or None where it does something else."""
-    if type(module) is nn.Linear:
+    if is_linear(module):
         return module.weight
     base = getattr(module, "base_layer", None)
-    if type(base) is not nn.Linear or not hasattr(module, "get_delta_weight"):
+    if not is_linear(base) or not hasattr(module, "get_delta_weight"):
         return None
     if module.disable_adapters or module.merged:
         return base.weight

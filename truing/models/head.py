@@ -8,11 +8,12 @@ again in the backward pass; what does is kept.
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from truing.algorithms.tokens import entropy, token_logp
+from truing.models.products import is_linear, multiply, pieces_here, product
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
 CHUNK = 2048
@@ -69,10 +70,11 @@ class _Figures(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.scaling, ctx.spread, kept = scaling, spread, None
+        ctx.pieces = pieces_here()
         pieces: list[tuple[Tensor, ...]] = []
         for start in range(0, len(target_N), CHUNK):
             part = slice(start, start + CHUNK)
-            logits_NV = scaling(nn.functional.linear(hidden_NH[part], weight_VH, bias_V))
+            logits_NV = scaling(product(hidden_NH[part], weight_VH, ctx.pieces, bias_V))
             total_N = torch.cat([few.logsumexp(-1) for few in logits_NV.split(FEW)])
             chosen_N = logits_NV.gather(-1, target_N[part, None]).squeeze(-1)
             more = (torch.cat([entropy(few) for few in logits_NV.split(FEW)]),) if spread else ()
@@ -98,15 +100,15 @@ class _Figures(torch.autograd.Function):
             part = slice(start, start + CHUNK)
             logits_NV, ctx.kept = ctx.kept, None
             if logits_NV is None:
-                logits_NV = scaling(nn.functional.linear(hidden_NH[part], weight_VH, bias_V))
+                logits_NV = scaling(product(hidden_NH[part], weight_VH, ctx.pieces, bias_V))
             scaled = logits_NV.clone() if scaling.cap is not None else None
             towards = [None if g is None else g[part, None] for g in grads]
             slope_NV = _slope(logits_NV, target_N[part], total_N[part], towards, more, part)
             slope_NV = scaling.backward(slope_NV, scaled).to(hidden_NH.dtype)
             if hidden_slope is not None:
-                torch.mm(slope_NV, weight_VH, out=hidden_slope[part])
+                multiply(hidden_slope[part], slope_NV, weight_VH.T, ctx.pieces)
             if weight_slope is not None:
-                weight_slope.addmm_(slope_NV.T, hidden_NH[part])
+                multiply(weight_slope, slope_NV.T, hidden_NH[part].T, ctx.pieces, more=True)
             if bias_slope is not None:
                 bias_slope += slope_NV.sum(0)
         return hidden_slope, weight_slope, bias_slope, None, None, None
@@ -140,7 +142,7 @@ def _slope(
 
 def plain(head: Any) -> bool:
     """Whether a head is its weight and bias and nothing else, which an adapter on it is not."""
-    return type(head) is nn.Linear and not head._forward_hooks
+    return is_linear(head) and not head._forward_hooks
 
 
 def figures(

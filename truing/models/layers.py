@@ -1,8 +1,9 @@
-"""What lies between the matrix products of the Llama family's layers, in 16 bits on a CPU.
+"""What lies between the matrix products of the Llama family's layers, on a CPU.
 
-There the products are so fast (AMX, AVX512-BF16) that norms, gates and rotations take much of a
-step in torch, which goes over memory many times for each. `layers.c` does so once each way. The
-transformers modules stay what they are; only their class becomes one that asks `layers.c` first.
+Where the products are fast (AMX, AVX512-BF16), norms, gates and rotations take much of a step in
+torch, which goes over memory many times for each. `layers.c` does so once each way, in float32 and
+in bfloat16. The transformers modules stay what they are; only their class becomes one that asks
+`layers.c` first.
 """
 
 import sys
@@ -20,13 +21,19 @@ from truing.models.native import build, call
 SOURCE = Path(__file__).with_name("layers.c")
 # Models by transformers' names for them: their norms, gates and rotations are alike.
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-_library = cache(lambda: build(SOURCE))
+FORMATS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 
 
-def fits(*tensors: Tensor) -> bool:
+@cache
+def _library(dtype: torch.dtype) -> Any:
+    return build(SOURCE, *FORMATS[dtype])
+
+
+def fits(first: Tensor, *others: Tensor) -> bool:
     """Whether `layers.c` computes with such tensors."""
-    alike = all(x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in tensors)
-    return alike and _library() is not None
+    kind = first.dtype
+    alike = all(x.device.type == "cpu" and x.dtype == kind for x in (first, *others))
+    return alike and kind in FORMATS and _library(kind) is not None
 
 
 class _Norm(torch.autograd.Function):
@@ -38,7 +45,7 @@ class _Norm(torch.autograd.Function):
         out, width = torch.empty_like(x), x.shape[-1]
         scale = x.new_empty(x.shape[:-1], dtype=torch.float32)
         sizes = scale.numel(), width, torch.get_num_threads()
-        call(_library().norm, out, scale, x, weight, epsilon, *sizes)
+        call(_library(x.dtype).norm, out, scale, x, weight, epsilon, *sizes)
         ctx.save_for_backward(x, weight, scale)
         return out
 
@@ -50,7 +57,7 @@ class _Norm(torch.autograd.Function):
         parts = torch.zeros(threads, len(weight))
         sizes = scale.numel(), len(weight), threads
         tensors = into, parts, grads[0].contiguous(), scale, x, weight
-        call(_library().norm_back, *tensors, *sizes)
+        call(_library(x.dtype).norm_back, *tensors, *sizes)
         return into, parts.sum(0).to(weight.dtype), None
 
 
@@ -61,7 +68,7 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         out = torch.empty_like(gate)
-        call(_library().gate, out, gate, up, gate.numel(), torch.get_num_threads())
+        call(_library(gate.dtype).gate, out, gate, up, gate.numel(), torch.get_num_threads())
         ctx.save_for_backward(gate, up)
         return out
 
@@ -71,7 +78,7 @@ class _Gate(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         into = torch.empty_like(gate), torch.empty_like(up)
         sizes = gate.numel(), torch.get_num_threads()
-        call(_library().gate_back, *into, grads[0].contiguous(), gate, up, *sizes)
+        call(_library(gate.dtype).gate_back, *into, grads[0].contiguous(), gate, up, *sizes)
         return into
 
 
@@ -93,7 +100,7 @@ def _rotated(x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor:
     x = x.contiguous()
     out, (heads, dim) = torch.empty_like(x), x.shape[2:]
     sizes = cosine.numel() // dim, heads, dim // 2, int(back), torch.get_num_threads()
-    call(_library().rotate, out, x, cosine, sine, *sizes)
+    call(_library(x.dtype).rotate, out, x, cosine, sine, *sizes)
     return out
 
 

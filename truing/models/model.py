@@ -30,6 +30,7 @@ from truing.models.loading import (
     resolve,
 )
 from truing.models.memory import release
+from truing.models.products import adopt
 
 # Columns of a row and scored tokens are rounded up to multiples of these. CPU kernels are made, and
 # kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
@@ -52,6 +53,7 @@ class Model(nn.Module):
         self.tokenizer = tokenizer
         self.version = 0
         self._trials: dict[tuple[How, torch.device], bool] = {}
+        adopt(self.core)
         fuse(self.core)
 
     @property

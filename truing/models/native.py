@@ -29,10 +29,10 @@ def build(source: Path, *options: str) -> Any:
         return ctypes.CDLL(str(target))
 
 
-def call(function: Any, *arguments: Tensor | float) -> None:
-    """Call by address: what is given must be contiguous, and stay alive meanwhile."""
+def call(function: Any, *arguments: Tensor | float) -> int:
+    """Call by address: what is given must lie as the function expects it, and stay alive."""
     kinds = {int: ctypes.c_int64, float: ctypes.c_double}
-    function(
+    return function(
         *(
             ctypes.c_void_p(one.data_ptr()) if isinstance(one, Tensor) else kinds[type(one)](one)
             for one in arguments

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from truing.models import products
 from truing.settings import TrainingConfig
 
 HALF = (torch.bfloat16, torch.float16)
@@ -80,9 +81,21 @@ def _multiply() -> str:
     return "medium" if medium_is_accurate() else "highest"
 
 
+def _pieces_of(choice: Choice) -> int:
+    """Pieces of bfloat16 into which a step cuts float32, where the CPU has tiles for them: three
+    hold all of its bits; two are what torch's "high" allows."""
+    chosen, bf16 = choice
+    if bf16 or not products.tiles():
+        return 0
+    if chosen == "auto":
+        return 0 if medium_is_accurate() else 3
+    return 2 if chosen == "high" else 0
+
+
 def told() -> str:
     """The arithmetic of a training step, for those who keep what it computed."""
-    return _multiply() + (" bf16" if _chosen.get().bf16 else "")
+    pieces = f" in {number} pieces" if (number := _pieces_of(_chosen.get())) else ""
+    return _multiply() + pieces + (" bf16" if _chosen.get().bf16 else "")
 
 
 def halves(dtype: torch.dtype) -> bool:
@@ -105,12 +118,17 @@ def mixed(device: torch.device) -> Iterator[None]:
 def training() -> Iterator[None]:
     """Matrix multiplies of a training step: those that were chosen, else the fast kernel where it
     is accurate."""
-    with _matmul(_multiply()):
+    with _matmul(_multiply()), products.cutting(_pieces_of(_chosen.get())):
         yield
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Matrix multiplies of a decoding step: plain float32, no gradients."""
-    with torch.inference_mode(), _matmul("highest"), _choosing(NOTHING):
+    """Matrix multiplies of a decoding step: float32, no gradients."""
+    with (
+        torch.inference_mode(),
+        _matmul("highest"),
+        _choosing(NOTHING),
+        products.cutting(_pieces_of(NOTHING)),  # prompts have many rows
+    ):
         yield

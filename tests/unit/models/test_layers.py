@@ -192,7 +192,7 @@ def test_code_of_its_own_by_a_name_of_the_family_stays(monkeypatch: pytest.Monke
 
 
 def test_without_a_compiler_torch_computes(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_library", lambda: None)
+    monkeypatch.setattr(layers, "_library", lambda _: None)
     policy = load_policy(tiny, Loading(dtype="bfloat16"))
     assert not layers.fits(draw(2))
     assert learnt(policy)[0].isfinite().all()

@@ -1,0 +1,312 @@
+/* Float32 products on a CPU with AVX-512: of a few rows, whose weights are read but once; and, where
+ * the CPU multiplies bfloat16 in tiles (AMX), of many, in pieces. */
+#include <immintrin.h>
+#include <omp.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t parts(int64_t n, int64_t by) { return (n + by - 1) / by; }
+static __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
+
+/* Transpose 16 rows of 16. */
+static inline void turn(__m512 row[16]) {
+    __m512i t[16], *r = (__m512i *)row;
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) for (int j = 0; j < 2; j++) {
+        r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+        r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+    for (int i = 0; i < 16; i += 8) for (int j = 0; j < 4; j++) {
+        t[i + j] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0x88);
+        t[i + j + 4] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+
+/* Of a few rows: 16 columns of weights at a time are turned, so that each is a lane, for CHUNK
+ * numbers along the sum; then they meet up to 16 rows whose sums stay in registers. */
+enum { CHUNK = 128, SOON = 64 };
+
+#define SUMS(some) \
+    static void sums_##some(__m512 *to, const float *x, int64_t next, const __m512 *w, int64_t deep) { \
+        __m512 sum[some]; \
+        for (int r = 0; r < some; r++) sum[r] = _mm512_setzero_ps(); \
+        for (int64_t k = 0; k < deep; k++) \
+            for (int r = 0; r < some; r++) sum[r] += w[k] * x[r * next + k]; \
+        for (int r = 0; r < some; r++) to[r] += sum[r]; \
+    }
+SUMS(16) SUMS(8) SUMS(4) SUMS(2) SUMS(1)
+
+/* out (rows, n) = x (rows, depth) times the transposed weight (n, depth). What a row's numbers are
+ * does not depend on how many rows there are. */
+void few(float *out, const float *x, const float *weight, int64_t rows, int64_t n, int64_t depth,
+         int64_t threads) {
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t j = 0; j < n; j += 16) {
+        __m512 sum[rows], w[CHUNK];
+        memset(sum, 0, sizeof sum);
+        for (int64_t k = 0; k < depth; k += CHUNK) {
+            const int64_t deep = least(CHUNK, depth - k);
+            for (int64_t d = 0; d < deep; d += 16) {
+                const float *from = weight + j * depth + k + d;
+                for (int i = 0; i < 16; i++, from += depth) {
+                    w[d + i] = _mm512_maskz_loadu_ps(j + i < n ? first(deep - d) : 0, from);
+                    _mm_prefetch(from + SOON, _MM_HINT_T0);
+                }
+                turn(w + d);
+            }
+            for (int64_t r = 0, left; (left = rows - r);) {
+                const float *at = x + r * depth + k;
+                if (left >= 16) sums_16(sum + r, at, depth, w, deep), r += 16;
+                else if (left >= 8) sums_8(sum + r, at, depth, w, deep), r += 8;
+                else if (left >= 4) sums_4(sum + r, at, depth, w, deep), r += 4;
+                else if (left >= 2) sums_2(sum + r, at, depth, w, deep), r += 2;
+                else sums_1(sum + r, at, depth, w, deep), r += 1;
+            }
+        }
+        for (int64_t r = 0; r < rows; r++)
+            _mm512_mask_storeu_ps(out + r * n + j, first(n - j), sum[r]);
+    }
+}
+
+#ifdef __AMX_BF16__
+/* Of many rows: each number becomes the sum of two or three of bfloat16, and what matters of their
+ * products is summed in float32.
+ *
+ * Three pieces hold all 24 bits of a float32. Of their nine products the three least lie below its
+ * last bit and are left out; of the four of two pieces, the least.
+ * Source: Henry, Tang and Heinecke 2019, arXiv:1904.06376. */
+typedef uint16_t bf16;
+/* ``next`` numbers lie between those of two rows, ``along`` between those that a sum goes over. */
+typedef struct { const float *at; int64_t next, along; } matrix;
+
+/* A tile holds 16 rows of 32 numbers. 32 rows of a matrix, cut into pieces, are a strip; in a strip
+ * each step of 32 numbers along the sum has two tiles for each piece. */
+enum { TILE = 512, SIDE = 32 };
+#define STEP(pieces) (2 * (pieces) * TILE)
+/* What is kept where it is near: of a strip's steps as many as the first cache holds; of columns a
+ * panel, as deep as the second holds; of rows what the third may. */
+#define NEAR(pieces) (12 / (pieces))
+enum { PANEL = 256, DEPTH = 512, ROWS = 2048 };
+
+/* Whether the kernel lets this process have tiles. */
+int64_t allowed(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+
+static void configure(void) {
+    struct { uint8_t palette, start, none[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = {1};
+    for (int i = 0; i < 8; i++) tiles.bytes[i] = 64, tiles.rows[i] = 16;
+    _tile_loadconfig(&tiles);
+}
+
+static inline __m512i bits(__m512 x) {
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+}
+static inline __m512i raised(__m512i x) { return _mm512_slli_epi32(x, 16); }
+static inline __m512 rest(__m512 x, __m512i of) { return x - _mm512_castsi512_ps(of); }
+
+/* The pieces of 32 numbers of a row, as a row of the left tiles. */
+static inline void line(bf16 *to, int pieces, __m512 x, __m512 y) {
+    for (int i = 0; i < pieces; i++, to += 2 * TILE) {
+        const __m512i a = bits(x), b = bits(y);
+        _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(a));
+        _mm256_storeu_si256((__m256i *)(to + 16), _mm512_cvtepi32_epi16(b));
+        x = rest(x, raised(a)), y = rest(y, raised(b));
+    }
+}
+
+/* The pieces of 16 pairs that follow each other along the sum, as a row of the right tiles. */
+static inline void pair(bf16 *to, int pieces, __m512 even, __m512 odd) {
+    for (int i = 0; i < pieces; i++, to += 2 * TILE) {
+        const __m512i a = bits(even), b = raised(bits(odd));
+        _mm512_storeu_si512(to, a | b);
+        even = rest(even, raised(a)), odd = rest(odd, b);
+    }
+}
+
+/* The 16 numbers from (row, k) that lie side by side; zeros outside of ``rows`` and ``depth``. */
+static inline __m512 sixteen(matrix x, int64_t row, int64_t k, int64_t rows, int64_t depth) {
+    const int64_t left = x.along == 1 ? depth - k : rows - row;
+    const __mmask16 mask = row < rows && k < depth ? first(left) : 0;
+    return _mm512_maskz_loadu_ps(mask, x.at + row * x.next + k * x.along);
+}
+
+/* One step of a strip, from (row, k), for the left or the right side of a product. */
+static void cut(bf16 *to, matrix x, int64_t row, int64_t k, int64_t rows, int64_t depth,
+                int pieces, int right) {
+    const int lies = x.along == 1;
+    __m512 low[16], top[16];
+    for (int tile = 0; tile < 2; tile++, row += 16, to += TILE) {
+        if (lies) for (int i = 0; i < 16; i++) {
+            low[i] = sixteen(x, row + i, k, rows, depth);
+            top[i] = sixteen(x, row + i, k + 16, rows, depth);
+        } else for (int i = 0; i < 16; i++) {
+            low[i] = sixteen(x, row, k + i, rows, depth);
+            top[i] = sixteen(x, row, k + 16 + i, rows, depth);
+        }
+        if (lies == right) turn(low), turn(top);
+        if (right) for (int i = 0; i < 8; i++) {
+            pair(to + SIDE * i, pieces, low[2 * i], low[2 * i + 1]);
+            pair(to + SIDE * (i + 8), pieces, top[2 * i], top[2 * i + 1]);
+        } else for (int i = 0; i < 16; i++) line(to + SIDE * i, pieces, low[i], top[i]);
+    }
+}
+
+/* All steps of the strips of ``rows`` rows, in the order in which the matrix lies in memory. */
+static void strips(bf16 *to, matrix x, int64_t row, int64_t rows, int64_t k, int64_t depth,
+                   int64_t strip, int pieces, int right) {
+    const int64_t steps = parts(depth, SIDE), many = parts(rows, SIDE);
+    for (int64_t i = 0; i < steps * many; i++) {
+        const int64_t at = x.along == 1 ? i / steps : i % many;
+        const int64_t step = x.along == 1 ? i % steps : i / many;
+        cut(to + at * strip + step * STEP(pieces), x, row + SIDE * at, k + SIDE * step,
+            row + rows, k + depth, pieces, right);
+    }
+}
+
+#define LEFT(piece) \
+    _tile_loadd(4, left + (piece) * 2 * TILE, 64); \
+    _tile_loadd(5, left + ((piece) * 2 + 1) * TILE, 64)
+#define RIGHT(piece) \
+    _tile_loadd(6, right + (piece) * 2 * TILE, 64); \
+    _tile_loadd(7, right + ((piece) * 2 + 1) * TILE, 64)
+#define MULTIPLY \
+    _tile_dpbf16ps(0, 4, 6); \
+    _tile_dpbf16ps(1, 4, 7); \
+    _tile_dpbf16ps(2, 5, 6); \
+    _tile_dpbf16ps(3, 5, 7); \
+    _mm_prefetch(soon, _MM_HINT_T1); \
+    _mm_prefetch(soon + 64, _MM_HINT_T1); \
+    soon += 128
+
+/* 32 x 32 sums over some steps of two strips, on top of those ``from`` (0: of zeros). What will be
+ * needed ``soon`` is fetched meanwhile. */
+static void tiles(float *to, int64_t next, const float *from, const bf16 *left, const bf16 *right,
+                  int64_t steps, int pieces, const char *soon) {
+    if (from) {
+        _tile_loadd(0, from, 128);
+        _tile_loadd(1, from + 16, 128);
+        _tile_loadd(2, from + 16 * SIDE, 128);
+        _tile_loadd(3, from + 16 * SIDE + 16, 128);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (; steps--; left += STEP(pieces), right += STEP(pieces))
+        if (pieces == 3) { /* in an order in which each product needs but one side anew */
+            LEFT(2); RIGHT(0); MULTIPLY; LEFT(0); MULTIPLY; LEFT(1); MULTIPLY;
+            RIGHT(1); MULTIPLY; LEFT(0); MULTIPLY; RIGHT(2); MULTIPLY;
+        } else {
+            LEFT(1); RIGHT(0); MULTIPLY; LEFT(0); MULTIPLY; RIGHT(1); MULTIPLY;
+        }
+    _tile_stored(0, to, 4 * next);
+    _tile_stored(1, to + 16, 4 * next);
+    _tile_stored(2, to + 16 * next, 4 * next);
+    _tile_stored(3, to + 16 * next + 16, 4 * next);
+}
+
+static void put(float *to, int64_t next, const float *sums, int64_t rows, int64_t columns, int more) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t x = 0; x < columns; x += 16) {
+            const __mmask16 mask = first(columns - x);
+            __m512 sum = _mm512_load_ps(sums + SIDE * i + x);
+            if (more) sum += _mm512_maskz_loadu_ps(mask, to + i * next + x);
+            _mm512_mask_storeu_ps(to + i * next + x, mask, sum);
+        }
+}
+
+/* A strip by a panel of strips: their sums over ``depth``, to what is there if there is ``more``.
+ * Each depth is summed by itself, so that long sums lose no bits. */
+static void panel(float *at, int64_t next, const bf16 *left, const bf16 *right, int64_t strip,
+                  int64_t rows, int64_t columns, int64_t depth, int pieces, int more) {
+    float sums[PANEL / SIDE][SIDE * SIDE] __attribute__((aligned(64)));
+    const int64_t many = parts(columns, SIDE), steps = parts(depth, SIDE), near = NEAR(pieces);
+    const int64_t share = parts(strip, SIDE * many * parts(steps, near)) * 64;
+    const char *soon = (const char *)(left + strip); /* the next strip, a share at a time */
+    for (int64_t step = 0; step < steps; step += near)
+        for (int64_t j = 0; j < many; j++, soon += share) {
+            const int64_t from = step * STEP(pieces), wide = least(SIDE, columns - SIDE * j);
+            const int last = step + near >= steps;
+            const int straight = last && !more && rows >= SIDE && wide == SIDE;
+            float *to = at + SIDE * j, *sum = sums[j];
+            tiles(straight ? to : sum, straight ? next : SIDE, step ? sum : 0, left + from,
+                  right + j * strip + from, least(near, steps - step), pieces, soon);
+            if (last && !straight) put(to, next, sum, least(SIDE, rows), wide, more);
+        }
+}
+
+/* Rows and columns from (row, column) to (bottom, side) of c (*, n) = a b^T, over ``whole`` numbers
+ * each, by one thread in its own ``room``. */
+static void block(float *c, int64_t n, matrix a, matrix b, int64_t row, int64_t bottom,
+                  int64_t column, int64_t side, int64_t whole, int64_t depth, int pieces, int more,
+                  bf16 *room) {
+    const int64_t strip = depth / SIDE * STEP(pieces), across = side - column;
+    const int64_t width = SIDE * parts(parts(across, SIDE), parts(across, PANEL));
+    bf16 *right = room, *left = room + PANEL / SIDE * strip;
+    for (int64_t k = 0; k < whole; k += depth)
+    for (int64_t top = row; top < bottom; top += ROWS) {
+        const int64_t deep = least(depth, whole - k), rows = least(ROWS, bottom - top);
+        strips(left, a, top, rows, k, deep, strip, pieces, 0);
+        for (int64_t from = column; from < side; from += width) {
+            const int64_t columns = least(width, side - from);
+            strips(right, b, from, columns, k, deep, strip, pieces, 1);
+            for (int64_t i = 0; i < rows; i += SIDE)
+                panel(c + (top + i) * n + from, n, left + i / SIDE * strip, right, strip, rows - i,
+                      columns, deep, pieces, more || k);
+        }
+    }
+}
+
+static pthread_mutex_t turnstile = PTHREAD_MUTEX_INITIALIZER;
+static bf16 *room;
+static int64_t size;
+
+/* c (m, n) = a (m, whole) times the transposed b (n, whole), with ``more`` added to what is there;
+ * 0 without memory. */
+int64_t product(float *c, const float *a, int64_t a_next, int64_t a_along, const float *b,
+                int64_t b_next, int64_t b_along, int64_t m, int64_t n, int64_t whole,
+                int64_t pieces, int64_t more, int64_t threads) {
+    const matrix left = {a, a_next, a_along}, right = {b, b_next, b_along};
+    const int64_t depth = SIDE * parts(parts(whole, SIDE), parts(whole, DEPTH));
+    int64_t across = 1; /* threads side by side: so many that least is cut twice */
+    for (int64_t t = 2; t <= threads; t++)
+        if (threads % t == 0 && n / t + m * t / threads < n / across + m * across / threads)
+            across = t;
+    const int64_t tall = SIDE * parts(parts(m, SIDE), threads / across);
+    const int64_t wide = SIDE * parts(parts(n, SIDE), across);
+    /* One strip more: what is fetched soon may lie behind the last. */
+    const int64_t strip = depth / SIDE * STEP(pieces);
+    const int64_t each = (PANEL / SIDE + parts(least(tall, ROWS), SIDE) + 1) * strip;
+    pthread_mutex_lock(&turnstile);
+    if (size < threads * each) {
+        free(room);
+        room = aligned_alloc(64, 2 * threads * each);
+        size = room ? threads * each : 0;
+    }
+    const int there = room != 0;
+    #pragma omp parallel num_threads(threads) if (there)
+    {
+        const int64_t me = omp_get_thread_num(), row = me / across * tall;
+        const int64_t column = me % across * wide;
+        configure();
+        if (there)
+            block(c, n, left, right, row, least(m, row + tall), column, least(n, column + wide),
+                  whole, depth, pieces, more, room + me * each);
+        _tile_release();
+    }
+    pthread_mutex_unlock(&turnstile);
+    return there;
+}
+#endif
