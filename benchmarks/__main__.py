@@ -3,6 +3,7 @@
 python -m benchmarks WORKLOAD ...     comparisons, printed as JSON; --keep: into docs/performance.md
 python -m benchmarks all              the default set, into docs/performance.md
 python -m benchmarks page             that page again, from the records alone
+python -m benchmarks products         float32 products by torch and by our own C, side by side
 python -m benchmarks scaling          what a step costs against batch, length, K and pairs
 python -m benchmarks roles            what PPO's four roles take, into docs/performance/roles.json
 
@@ -18,14 +19,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import page, roles, scaling
+from benchmarks import page, products, roles, scaling
 from benchmarks.goals import DEFAULT, GPU_DEFAULT, Key
 from benchmarks.runner import compare
 from benchmarks.side import Died
 from benchmarks.work import SHAPES, WORKLOADS
 
 # What is asked for by itself.
-ALONE = ("all", "page", "scaling", "roles")
+ALONE = ("all", "page", "products", "scaling", "roles")
 
 
 def measured(key: Key, **more: Any) -> dict[str, Any]:
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first == "page":
         page.PAGE.write_text(page.render(page.saved()), encoding="utf-8")
         return 0
+    if first == "products":
+        return products.main(given.threads)
     if first == "scaling":
         return scaling.main()
     if first == "roles":

@@ -42,8 +42,11 @@ means twice the tokens a second.
   that keep freed memory; OpenMP's waiting, as Truing sets it for itself; and
   `torch.set_float32_matmul_precision("medium")`, where that keeps the accuracy of float32 (on a CPU
   with AMX it does not, and neither side has it) and not for sampling, which it slows down.
+- In **float32** on a CPU with AMX, Truing makes its large products of pieces of bfloat16, with no
+  more error than the library's float32 ([engine.md](engine.md#float32-products) has the figures);
+  on other CPUs its products are torch's.
 - **MFU** is the share of the best matrix multiply seen in the same run, in the same number of
-  bits, that useful work comes to, as if each sequence were computed alone and without padding. A
+  bits, by whichever side's way, that useful work comes to, as if each sequence were computed alone and without padding. A
   prompt that is read once for several responses counts for each of them, so a share above 100 % is
   possible. **x plain at 100 %** is the ratio that a share of 100 % would be: where it is below what
   is asked, plain TRL is already nearer to what the machine can do than the floor supposes.

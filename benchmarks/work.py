@@ -95,7 +95,7 @@ WORKLOADS = {
     "grpo": Workload("prompts", 16, 1 + 1 + 3, group=8),  # sampled, reference, learnt
     "rloo": Workload("prompts", 16, 1 + 1 + 3, group=8),
     # Sampled; reference, value and reward; policy and critic learn.
-    "ppo": Workload("prompts", 4, 1 + 3 + PPO_EPOCHS * (3 + 3), scorer=True),
+    "ppo": Workload("prompts", 16, 1 + 3 + PPO_EPOCHS * (3 + 3), scorer=True),
     "sampling-8": Workload("prompts", 8, 1),
     "sampling-32": Workload("prompts", 32, 1),
     "sampling-128": Workload("prompts", 128, 1),

@@ -115,7 +115,7 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        slope, pieces = grads[0], ctx.pieces
+        slope, pieces = grads[0].contiguous(), ctx.pieces
         wants_x, wants_weight = ctx.needs_input_grad[:2]
         return (
             product(slope, weight.T, pieces) if wants_x else None,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from truing.models import precision
+from truing.models import precision, products
 from truing.settings import SftConfig
 
 
@@ -23,6 +23,7 @@ def test_what_is_chosen_holds_in_training_and_not_while_decoding(
 ) -> None:
     other = wanted != "medium"  # what the measurement would lead to is not what is asked for
     monkeypatch.setattr(precision, "medium_is_accurate", lambda: other)
+    monkeypatch.setattr(products, "tiles", lambda: False)
     start = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"}
     config = SftConfig.model_validate(start | {"float32_matmul_precision": wanted})
     with precision.of(config):
@@ -33,6 +34,36 @@ def test_what_is_chosen_holds_in_training_and_not_while_decoding(
             assert torch.get_float32_matmul_precision() == "highest"
         assert precision.told() == wanted
     assert precision.told() == ("medium" if other else "highest")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bf16", "pieces"),
+    [("auto", False, 3), ("auto", True, 0), ("highest", False, 0), ("high", False, 2),
+     ("medium", False, 0)],
+)  # fmt: skip
+def test_a_cpu_with_tiles_cuts_what_the_settings_allow(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, bf16: bool, pieces: int
+) -> None:
+    accurate, there = False, True
+    monkeypatch.setattr(precision, "medium_is_accurate", lambda: accurate)
+    monkeypatch.setattr(products, "tiles", lambda: there)
+    start = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "bf16": bf16}
+    config = SftConfig.model_validate(start | {"float32_matmul_precision": wanted})
+
+    def cut() -> int:
+        with precision.training():
+            return products.pieces_here()
+
+    with precision.of(config):
+        assert (cut(), products.pieces_here()) == (pieces, 0)
+        assert ("pieces" in precision.told()) == bool(pieces)
+        with precision.decoding():  # whatever the settings say: its prompts are float32's
+            assert products.pieces_here() == 3
+        there = False
+        assert cut() == 0
+        assert "pieces" not in precision.told()
+        there = accurate = True  # where there is a fast float32, nothing need be cut for it
+        assert cut() == (0 if wanted == "auto" else pieces)
 
 
 def test_the_measurement_notices_lost_bits(monkeypatch: pytest.MonkeyPatch) -> None:
