@@ -46,10 +46,11 @@ means twice the tokens a second.
   more error than the library's float32 ([engine.md](engine.md#float32-products) has the figures);
   on other CPUs its products are torch's.
 - **MFU** is the share of the best matrix multiply seen in the same run, in the same number of
-  bits, by whichever side's way, that useful work comes to, as if each sequence were computed alone and without padding. A
-  prompt that is read once for several responses counts for each of them, so a share above 100 % is
-  possible. **x plain at 100 %** is the ratio that a share of 100 % would be: where it is below what
-  is asked, plain TRL is already nearer to what the machine can do than the floor supposes.
+  bits and by whichever side's way, that useful work comes to, as if each sequence were computed
+  alone and without padding. A prompt that is read once for several responses counts for each of
+  them, so a share above 100 % is possible. **x plain at 100 %** is the ratio that a share of 100 %
+  would be: where it is below what is asked, plain TRL is already nearer to what the machine can do
+  than the floor supposes.
 - **Loss** and **gradient** say how far the two sides are apart in the first optimiser step: the
   loss in its own unit, the gradient as the norm of the difference over the norm. GRPO, RLOO and PPO
   learn in that first step from given responses, the same for both; those of PPO are as long as may

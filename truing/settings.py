@@ -257,8 +257,8 @@ class OptimTopic(Topic):
     float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = Field(
         "auto",
         description="Matrix multiplies of float32 in training and scoring, by torch's names: high "
-        "and medium may round to fewer bits (TF32, bfloat16) where that is faster. auto: medium "
-        "where it was measured to keep float32's accuracy, else highest. Sampling takes highest.",
+        "and medium may round to fewer bits (TF32, bfloat16) where that is faster. auto: the "
+        "fastest way that keeps float32's accuracy (docs/engine.md). Sampling takes float32.",
     )
     disable_dropout: bool = Field(
         True, description="Switch the model's own dropout off, so that log-probs are exact."
