@@ -1,7 +1,6 @@
 /* Float32 products on a CPU with AVX-512: of a few rows, whose weights are read but once; and, where
  * the CPU multiplies bfloat16 in tiles (AMX), of many, in pieces. */
-#include "native.h"
-#include <immintrin.h>
+#include "turn.h"
 #include <omp.h>
 #include <pthread.h>
 #include <stdint.h>

@@ -6,7 +6,9 @@
  * its right side, whose lanes lie in panels of WIDE; of its left side one number at a time is given
  * to all lanes.
  * Source: blocks and sums as in FlashAttention-2 (Dao 2023, arXiv:2307.08691). */
-#include "native.h"
+#include "turn.h"
+#include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -289,7 +291,8 @@ static void along(float *total, float *pull, const task *t, const way *w, int64_
     for (int64_t i = 0; i < some; i++) {
         const int64_t at = ((first + i) * t->heads + head) * t->width;
         __m512 sum = _mm512_setzero_ps();
-        for (int64_t d = 0; d < t->width; d += LANES) sum += take(w->out + at + d) * take(w->ahead + at + d);
+        for (int64_t d = 0; d < t->width; d += LANES)
+            sum += take(w->out + at + d) * take(w->ahead + at + d);
         pull[i] = _mm512_reduce_add_ps(sum);
         total[i] = w->total[head * t->cells + first + i];
     }
@@ -324,7 +327,7 @@ static void look_back(const task *t, const way *w, int64_t head, span s, int64_t
             made[i * width + d] * t->scale;
 }
 
-/* A span's gradients; those of a prompt elsewhere are added to what is there. */
+/* A span's gradients; those of its keys and values are added to what is there. */
 static void span_back(const task *t, const way *w, int64_t head, span s, float *room) {
     const int64_t width = t->width, before = s.end - s.top, count = before + s.stop - s.start;
     const int64_t height = whole(count, LANES), size = height * width, group = t->heads / t->kept;
@@ -336,45 +339,42 @@ static void span_back(const task *t, const way *w, int64_t head, span s, float *
         for (int64_t from = 0; from < s.stop - s.start; from += SIDE)
             look_back(t, w, g, s, from, k, k.key + height * whole(width, WIDE));
     for (int64_t i = 0; i < count; i++) {
-        const int64_t at = (cell(s, i) * t->kept + head) * width, add = i < before;
+        const int64_t at = (cell(s, i) * t->kept + head) * width;
         for (int64_t d = 0; d < width; d++) {
-            const float key = k.of_key[i * width + d] * t->scale;
-            w->of_key[at + d] = add ? w->of_key[at + d] + key : key;
-            const float value = k.of_value[i * width + d];
-            w->of_value[at + d] = add ? w->of_value[at + d] + value : value;
+            w->of_key[at + d] += k.of_key[i * width + d] * t->scale;
+            w->of_value[at + d] += k.of_value[i * width + d];
         }
     }
 }
 
-/* The span that holds the prompt of the i-th, which may be itself; -1: none before it does. */
-static int64_t holder(const span *table, int64_t i) {
-    const span s = table[i];
+/* The span without a prompt elsewhere that holds the i-th's, which may be itself; -1: none does. */
+static int64_t holder(const task *t, int64_t i) {
+    const span s = t->table[i];
     if (!s.end) return i;
-    for (int64_t j = i - 1; j >= 0; j--)
-        if (table[j].start <= s.top && s.end <= table[j].stop) return table[j].end ? -1 : j;
+    for (int64_t j = 0; j < t->spans; j++) {
+        const span of = t->table[j];
+        if (!of.end && of.start <= s.top && s.end <= of.stop) return j;
+    }
     return -1;
 }
 
-/* 0 without memory, or where a prompt does not come before what looks at it. One thread does all
- * spans of a prompt, in their order, so that no sum depends on the threads. */
+/* Gradients of key and value must come as zeros. One thread does all spans of a prompt, in their
+ * order, so that no sum depends on the threads. 0 without memory. */
 int64_t see_back(float *of_query, float *of_key, float *of_value, const number *ahead,
                  const number *out, const float *total, GIVEN) {
     const task t = TASK;
     const way w = {out, ahead, total, of_query, of_key, of_value};
-    int64_t failed = 0;
-    for (int64_t i = 0; i < spans; i++) failed += holder(table, i) < 0;
-    if (failed) return 0;
+    int64_t failed = 0, strays = 0;
+    for (int64_t i = 0; i < spans; i++) strays += holder(&t, i) < 0;
     #pragma omp parallel num_threads(threads) reduction(+ : failed)
     {
         float *room = room_for(&t, 5);
         failed = !room;
         #pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < spans * kept; unit++) {
-            const int64_t first = unit / kept;
-            if (!room || table[first].end) continue;
-            for (int64_t i = first; i < spans; i++)
-                if (holder(table, i) == first) span_back(&t, &w, unit % kept, table[i], room);
-        }
+        for (int64_t unit = 0; unit < spans * kept; unit++)
+            for (int64_t i = 0, first = unit / kept; room && i < spans; i++)
+                if ((strays ? 0 : holder(&t, i)) == first)
+                    span_back(&t, &w, unit % kept, table[i], room);
         free(room);
     }
     return !failed;
