@@ -1,10 +1,10 @@
-/* Attention by spans of a row on a CPU with AVX-512, of float32 or (HALF) bfloat16 numbers, computed
+/* Attention by spans of a row on a CPU with AVX-512, of float32 or (HALF) bfloat16 numbers, summed
  * in float32: all spans and heads at once, and only what a cell sees.
  *
  * Scores are kept as (key, query), so that 16 queries are the lanes of a register and what belongs
- * to a query (its greatest score, its sum) is a lane too. Every product sums over the first place of
- * its right side, whose lanes lie in panels of WIDE; of its left side one number at a time is given
- * to all lanes.
+ * to a query (its greatest score, its sum) is a lane too. Every product sums over the first place
+ * of its right side, whose lanes lie in panels of WIDE; of its left side one number at a time is
+ * given to all lanes.
  * Source: blocks and sums as in FlashAttention-2 (Dao 2023, arXiv:2307.08691). */
 #include "turn.h"
 #include <math.h>
@@ -75,11 +75,13 @@ static inline __mmask16 seen(int64_t late) {
 static void pack(float *flat, int64_t height, float *turned, int64_t panel, float by, matrix x,
                  int64_t head, span s, int64_t from, int64_t count, int64_t width) {
     __m512 row[LANES];
-    const number *at = x.at + head * x.head;
+    const number *first = x.at + head * x.head;
     for (int64_t i = 0; i < count; i += LANES) for (int64_t d = 0; d < width; d += LANES) {
-        for (int64_t r = 0; r < LANES; r++)
-            row[r] = i + r < count ? take(at + cell(s, from + i + r) * x.cell + d)
-                                   : _mm512_setzero_ps();
+        for (int64_t r = 0; r < LANES; r++) {
+            const number *at = first + cell(s, from + i + r) * x.cell + d;
+            row[r] = i + r < count ? take(at) : _mm512_setzero_ps();
+            _mm_prefetch((const char *)(at + LANES * x.cell), _MM_HINT_T0); /* rows lie apart */
+        }
         if (flat) for (int64_t r = 0; r < LANES; r++)
             _mm512_storeu_ps(flat + d / WIDE * WIDE * height + (i + r) * WIDE + d % WIDE, row[r]);
         if (!turned) continue;
@@ -219,10 +221,11 @@ static void look(const task *t, number *out, float *total, int64_t head, span s,
     }
     for (int64_t i = 0; i < some; i++) {
         const int64_t at = s.start + from + i;
+        const float by = 1.0f / sum[i];
         total[head * t->cells + at] = greatest[i] + log2f(sum[i]);
         for (int64_t d = 0; d < width; d += LANES)
             give(out + (at * t->heads + head) * width + d,
-                 _mm512_loadu_ps(made + i * width + d) / sum[i]);
+                 _mm512_loadu_ps(made + i * width + d) * by);
     }
 }
 
@@ -327,8 +330,13 @@ static void look_back(const task *t, const way *w, int64_t head, span s, int64_t
             made[i * width + d] * t->scale;
 }
 
-/* A span's gradients; those of its keys and values are added to what is there. */
-static void span_back(const task *t, const way *w, int64_t head, span s, float *room) {
+static inline void put(float *to, __m512 x, int more) {
+    _mm512_storeu_ps(to, more ? _mm512_add_ps(_mm512_loadu_ps(to), x) : x);
+}
+
+/* A span's gradients; those of a prompt elsewhere are added to what is there, or with ``add`` all
+ * of keys and values. */
+static void span_back(const task *t, const way *w, int64_t head, span s, int add, float *room) {
     const int64_t width = t->width, before = s.end - s.top, count = before + s.stop - s.start;
     const int64_t height = whole(count, LANES), size = height * width, group = t->heads / t->kept;
     const side k = {room + 4 * size, room, room + size, room + 2 * size, room + 3 * size, height};
@@ -340,9 +348,11 @@ static void span_back(const task *t, const way *w, int64_t head, span s, float *
             look_back(t, w, g, s, from, k, k.key + height * whole(width, WIDE));
     for (int64_t i = 0; i < count; i++) {
         const int64_t at = (cell(s, i) * t->kept + head) * width;
-        for (int64_t d = 0; d < width; d++) {
-            w->of_key[at + d] += k.of_key[i * width + d] * t->scale;
-            w->of_value[at + d] += k.of_value[i * width + d];
+        const int more = add || i < before;
+        for (int64_t d = 0; d < width; d += LANES) {
+            const float *key = k.of_key + i * width + d, *value = k.of_value + i * width + d;
+            put(w->of_key + at + d, _mm512_loadu_ps(key) * t->scale, more);
+            put(w->of_value + at + d, _mm512_loadu_ps(value), more);
         }
     }
 }
@@ -358,23 +368,32 @@ static int64_t holder(const task *t, int64_t i) {
     return -1;
 }
 
-/* Gradients of key and value must come as zeros. One thread does all spans of a prompt, in their
- * order, so that no sum depends on the threads. 0 without memory. */
+/* One thread does all spans of a prompt, in their order behind the one that holds it, so that no sum
+ * depends on the threads. Where a prompt is in no one span it does all of a head. 0 without memory.
+ */
 int64_t see_back(float *of_query, float *of_key, float *of_value, const number *ahead,
                  const number *out, const float *total, GIVEN) {
     const task t = TASK;
     const way w = {out, ahead, total, of_query, of_key, of_value};
     int64_t failed = 0, strays = 0;
     for (int64_t i = 0; i < spans; i++) strays += holder(&t, i) < 0;
+    if (strays) {
+        memset(of_key, 0, 4 * cells * kept * width);
+        memset(of_value, 0, 4 * cells * kept * width);
+    }
     #pragma omp parallel num_threads(threads) reduction(+ : failed)
     {
         float *room = room_for(&t, 5);
         failed = !room;
         #pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < spans * kept; unit++)
-            for (int64_t i = 0, first = unit / kept; room && i < spans; i++)
-                if ((strays ? 0 : holder(&t, i)) == first)
-                    span_back(&t, &w, unit % kept, table[i], room);
+        for (int64_t unit = 0; unit < spans * kept; unit++) {
+            const int64_t first = strays ? 0 : unit / kept, head = unit % kept;
+            if (!room || unit / kept != first || (!strays && table[first].end)) continue;
+            span_back(&t, &w, head, table[first], strays > 0, room);
+            for (int64_t i = 0; i < spans; i++)
+                if (i != first && (strays || holder(&t, i) == first))
+                    span_back(&t, &w, head, table[i], strays > 0, room);
+        }
         free(room);
     }
     return !failed;

@@ -75,9 +75,8 @@ class Spans(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, table, seen, total = ctx.saved_tensors
-        into = [
-            torch.zeros(x.transpose(1, 2).shape, dtype=torch.float32) for x in (query, key, value)
-        ]
+        shapes = [x.transpose(1, 2).shape for x in (query, key, value)]
+        into = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
         tensors = *into, grads[0].contiguous(), seen, total
         given = _given(query, key, value, table, ctx.scale)
         if not call(_library(query.dtype).see_back, *tensors, *given):

@@ -1,5 +1,7 @@
 """Attention by spans in C: what float64 and a mask give, on one thread or two; and who has it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +23,8 @@ TABLES = {
 
 @pytest.fixture(autouse=True)
 def _library(compiler: None) -> None:
-    if spans._library(torch.float32) is None:
+    flags = Path("/proc/cpuinfo")
+    if not (flags.exists() and "avx512dq" in flags.read_text()):
         pytest.skip("this CPU has no AVX-512")
 
 
