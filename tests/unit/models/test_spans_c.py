@@ -56,19 +56,19 @@ def masked(query: Tensor, key: Tensor, value: Tensor, where: Tensor) -> Tensor:
 
 def ways(inputs: list[Tensor], where: Tensor, threads: int = 1) -> list[Tensor]:
     """By `attend`: what comes out, and the gradients of query, key and value."""
-    leaves = [x.detach().requires_grad_() for x in inputs[:3]]
+    query, key, value = leaves = [x.detach().requires_grad_() for x in inputs[:3]]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        out, _ = attend(torch.nn.Module(), *leaves, where)
+        out, _ = attend(torch.nn.Module(), query, key, value, where)
         return [out.detach(), *torch.autograd.grad(out, leaves, inputs[3])]
     finally:
         torch.set_num_threads(before)
 
 
 def exactly(inputs: list[Tensor], where: Tensor) -> list[Tensor]:
-    leaves = [x.detach().double().requires_grad_() for x in inputs[:3]]
-    out = masked(*leaves, where)
+    query, key, value = leaves = [x.detach().double().requires_grad_() for x in inputs[:3]]
+    out = masked(query, key, value, where)
     return [out.detach(), *torch.autograd.grad(out, leaves, inputs[3].double())]
 
 
@@ -92,7 +92,7 @@ def test_it_is_attention_under_a_mask_in_float64(
         assert relative(ours, wanted) < 2e-6 or not wanted.any()
 
 
-def test_half_as_many_bits_are_lost_only_in_what_is_given_and_made() -> None:
+def test_in_16_bits_only_what_is_given_and_made_is_rounded() -> None:
     where = table("odd")
     inputs = [x.to(HALF) for x in draw(233, 4, 2, 64)]
     assert spans.serves(*inputs[:3])
@@ -133,9 +133,11 @@ def test_a_change_in_one_text_moves_no_bit_of_another() -> None:
     assert found[0][:, 96].isnan().all()
     # Where it stands in the row and what else is there is the same to a text.
     alone = [x[:, :, 97:230] for x in before[:3]]
-    tops = [torch.cat([x[:, :, :61], y], 2) for x, y in zip(before, alone, strict=False)]
+    query, key, value = [
+        torch.cat([x[:, :, :61], y], 2) for x, y in zip(before, alone, strict=False)
+    ]
     row = torch.tensor([[[[0, 61, 0, 0], [61, 194, 0, 61]]]])
-    moved = attend(torch.nn.Module(), *tops, row)[0][:, 61:]
+    moved = attend(torch.nn.Module(), query, key, value, row)[0][:, 61:]
     assert torch.equal(moved, wanted[0][:, 97:230])
 
 
