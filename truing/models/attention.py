@@ -4,8 +4,8 @@ transformers hands whatever 4-dimensional mask it is given to each layer's atten
 is. In place of a mask `spans` makes a table of integers (1, 1, S, 4): a span's first cell, the cell
 behind its last, and the same of the prompt in front of it, which stands elsewhere in the row (0, 0
 where it has none). A cell sees those before it in its span, and all of that prompt. What it sees of
-both is put together by the logarithms of their sums, which torch's kernel for CPUs returns; on a
-GPU `varlen` does all spans at once.
+both is put together by the logarithms of their sums, which torch's kernel for CPUs returns. All
+spans at once are done on a GPU by `varlen`, and on a CPU, where it can be built, by `spans.c`.
 
 Source: the sums of blocks as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, section 3.1).
 Differs: a mask over the row gives the same numbers, but in time with the square of the row.
@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from truing.models.precision import HALF
+from truing.models.spans import Spans, serves
 from truing.models.varlen import Varlen, fits, plan_of
 
 _forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -84,6 +85,9 @@ def attend(
         flat = (x[0].transpose(0, 1) for x in (query, key, value))
         seen: Any = Varlen.apply(*flat, plan_of(attention_mask, query.device), scale)
         return seen[None], None
+    if serves(query, key, value):
+        made: Any = Spans.apply(query, key, value, attention_mask, scale)
+        return made, None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     seen = _Spans.apply(query, key, value, attention_mask, scale)
@@ -91,7 +95,7 @@ def attend(
 
 
 class _Spans(torch.autograd.Function):
-    """What `attend` computes by spans, (1, H, N, D)."""
+    """What `attend` computes by spans, (1, H, N, D), where `spans.c` does not."""
 
     @staticmethod
     def forward(

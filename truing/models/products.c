@@ -1,6 +1,6 @@
 /* Float32 products on a CPU with AVX-512: of a few rows, whose weights are read but once; and, where
  * the CPU multiplies bfloat16 in tiles (AMX), of many, in pieces. */
-#include <immintrin.h>
+#include "turn.h"
 #include <omp.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -12,27 +12,6 @@
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t parts(int64_t n, int64_t by) { return (n + by - 1) / by; }
 static __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
-
-/* Transpose 16 rows of 16. */
-static inline void turn(__m512 row[16]) {
-    __m512i t[16], *r = (__m512i *)row;
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) for (int j = 0; j < 2; j++) {
-        r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-        r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-    for (int i = 0; i < 16; i += 8) for (int j = 0; j < 4; j++) {
-        t[i + j] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0x88);
-        t[i + j + 4] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    }
-}
 
 /* Of a few rows: 16 columns of weights at a time are turned, so that each is a lane, for CHUNK
  * numbers along the sum; then they meet up to 16 rows whose sums stay in registers. */

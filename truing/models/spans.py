@@ -1,0 +1,84 @@
+"""Attention over the spans of a row on a CPU with AVX-512: `spans.c`, all spans and heads at once.
+
+torch's kernel does the same a span at a time, in twice the time, and for keys of fewer heads than
+queries have it needs copies. Both ways sum in float32.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from truing.models.native import build, call
+
+SOURCE = Path(__file__).with_name("spans.c")
+FORMATS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
+# Heads are read in registers of 16 numbers; of wider ones a block would not stay in the cache.
+LANES, WIDEST = 16, 256
+
+
+@cache
+def _library(dtype: torch.dtype) -> Any:
+    return build(SOURCE, *FORMATS[dtype])
+
+
+def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether `Spans` computes with query (1, H, N, D), key and value (1, G, N, D)."""
+    kind, (heads, _, width) = query.dtype, query.shape[1:]
+    alike = all(x.device.type == "cpu" and x.dtype == kind for x in (query, key, value))
+    return (
+        alike
+        and key.shape == value.shape
+        and heads % key.shape[1] == 0
+        and width % LANES == 0
+        and 0 < width <= WIDEST
+        and kind in FORMATS
+        and _library(kind) is not None
+    )
+
+
+def _given(query: Tensor, key: Tensor, value: Tensor, table: Tensor, scale: float) -> list[Any]:
+    """What both ways of `spans.c` are given behind their own."""
+    laid = [(x, x.stride(1), x.stride(2)) for x in (query, key, value)]
+    heads, cells, width = query.shape[1:]
+    sizes = table.shape[2], heads, key.shape[1], cells, width
+    return [*(each for one in laid for each in one), table, *sizes, scale, torch.get_num_threads()]
+
+
+class Spans(torch.autograd.Function):
+    """query (1, H, N, D), key and value (1, G, N, D), each shared by H / G heads, and the table
+    (1, 1, S, 4) of their spans -> (1, N, H, D)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, table: Tensor, scale: float
+    ) -> Tensor:
+        # A head's numbers must lie side by side.
+        query, key, value = (
+            x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value)
+        )
+        table = table.contiguous()
+        one, heads, cells, width = query.shape
+        seen = query.new_empty(one, cells, heads, width)
+        total = query.new_empty(heads, cells, dtype=torch.float32)
+        given = _given(query, key, value, table, scale)
+        if not call(_library(query.dtype).see, seen, total, *given):
+            raise MemoryError("no memory for attention")
+        ctx.save_for_backward(query, key, value, table, seen, total)
+        ctx.scale = scale
+        return seen
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, table, seen, total = ctx.saved_tensors
+        shapes = [x.transpose(1, 2).shape for x in (query, key, value)]
+        into = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
+        tensors = *into, grads[0].contiguous(), seen, total
+        given = _given(query, key, value, table, ctx.scale)
+        if not call(_library(query.dtype).see_back, *tensors, *given):
+            raise MemoryError("no memory for attention's gradients")
+        return *(x.to(query.dtype).transpose(1, 2) for x in into), None, None
