@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from tests import debian, postgres
 from truing.data.ledger import Ledger
 from truing.generation.kernels import compiled
-from truing.models import layers, products, spans
+from truing.models import layers, native, products
 
 # Tensors are tiny here: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -48,11 +48,11 @@ def compiler() -> None:
     """Whoever asks for it has a C compiler, and what it makes; or is skipped."""
     if not (shutil.which("gcc") or shutil.which("cc")):
         debian.install("gcc", "libc6-dev")
-        for made in (layers._library, compiled, products.library, products.tiles, spans._library):
+        for made in (native.built, compiled, products.library, products.tiles):
             made.cache_clear()
     if not (shutil.which("gcc") or shutil.which("cc")):
         pytest.skip("there is no C compiler, and Debian's could not be installed")
-    assert all(map(layers._library, layers.FORMATS))
+    assert all(map(layers._library, native.FORMATS))
     assert compiled(8)
 
 

@@ -8,7 +8,7 @@ in bfloat16. The transformers modules stay what they are; only their class becom
 
 import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from truing.models.native import build, call
+from truing.models.native import built, call
 
 SOURCE = Path(__file__).with_name("layers.c")
 # Models by transformers' names for them: their norms, gates and rotations are alike.
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-FORMATS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
-
-
-@cache
-def _library(dtype: torch.dtype) -> Any:
-    return build(SOURCE, *FORMATS[dtype])
+_library = partial(built, SOURCE)
 
 
 def fits(first: Tensor, *others: Tensor) -> bool:
     """Whether `layers.c` computes with such tensors."""
     kind = first.dtype
     alike = all(x.device.type == "cpu" and x.dtype == kind for x in (first, *others))
-    return alike and kind in FORMATS and _library(kind) is not None
+    return alike and _library(kind) is not None
 
 
 class _Norm(torch.autograd.Function):

@@ -7,12 +7,16 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+# Numbers that a file may be built for; what it computes is float32 for both.
+FORMATS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 HEADERS = f"-I{Path(__file__).parent}"  # native.h
 
 
@@ -27,6 +31,12 @@ def build(source: Path, *options: str) -> Any:
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return None
         return ctypes.CDLL(str(target))
+
+
+@cache
+def built(source: Path, dtype: torch.dtype) -> Any:
+    """The library of a C file for numbers of a format, or None where there is none."""
+    return build(source, *FORMATS[dtype]) if dtype in FORMATS else None
 
 
 def call(function: Any, *arguments: Tensor | float) -> int:

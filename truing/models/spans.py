@@ -1,10 +1,10 @@
 """Attention over the spans of a row on a CPU with AVX-512: `spans.c`, all spans and heads at once.
 
-torch's kernel does the same a span at a time, in twice the time, and for keys of fewer heads than
+torch's kernel does the same a span at a time, which takes longer, and for keys of fewer heads than
 queries have it needs copies. Both ways sum in float32.
 """
 
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from truing.models.native import build, call
+from truing.models.native import built, call
 
 SOURCE = Path(__file__).with_name("spans.c")
-FORMATS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 # Heads are read in registers of 16 numbers; of wider ones a block would not stay in the cache.
 LANES, WIDEST = 16, 256
-
-
-@cache
-def _library(dtype: torch.dtype) -> Any:
-    return build(SOURCE, *FORMATS[dtype])
+_library = partial(built, SOURCE)
 
 
 def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -35,7 +30,6 @@ def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and heads % key.shape[1] == 0
         and width % LANES == 0
         and 0 < width <= WIDEST
-        and kind in FORMATS
         and _library(kind) is not None
     )
 
