@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ class Turned(Conv1D):
         return linear(x, self.weight.T, self.bias)
 
 
-def is_linear(module: object) -> bool:
+def is_linear(module: object) -> TypeGuard[nn.Linear]:
     """Whether a module is torch's linear layer and nothing more."""
     return type(module) in (nn.Linear, Linear)
 
