@@ -1,7 +1,6 @@
 /* Float32 products on a CPU with AVX-512: of a few rows, whose weights are read but once; and, where
  * the CPU multiplies bfloat16 in tiles (AMX), of many, in pieces. */
 #include "turn.h"
-#include <omp.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -277,12 +276,15 @@ int64_t product(float *c, const float *a, int64_t a_next, int64_t a_along, const
     const int there = room != 0;
     #pragma omp parallel num_threads(threads) if (there)
     {
-        const int64_t me = omp_get_thread_num(), row = me / across * tall;
-        const int64_t column = me % across * wide;
         configure();
-        if (there)
-            block(c, n, left, right, row, least(m, row + tall), column, least(n, column + wide),
-                  whole, depth, pieces, more, room + me * each);
+        /* A share each, whoever takes it: there may be fewer threads than were asked for. */
+        #pragma omp for schedule(static, 1)
+        for (int64_t share = 0; share < threads; share++) {
+            const int64_t row = share / across * tall, column = share % across * wide;
+            if (there)
+                block(c, n, left, right, row, least(m, row + tall), column,
+                      least(n, column + wide), whole, depth, pieces, more, room + share * each);
+        }
         _tile_release();
     }
     pthread_mutex_unlock(&turnstile);

@@ -1,10 +1,10 @@
 """Float32 matrix products for which this CPU knows a better way than torch takes: `products.c`.
 
 Of a few rows, as a decode step has them: each weight is read once, on any CPU with AVX-512. Of
-many, where the CPU multiplies bfloat16 in tiles (AMX), some twelve times as fast as float32: each
-number is cut into three of bfloat16, which hold all of its bits, and their six products that matter
-are summed, which is no less accurate than the float32 product of the CPU's library. Of two pieces
-there are three products, which keep 16 bits. Elsewhere, and without a C compiler, torch multiplies.
+many, where the CPU multiplies bfloat16 in tiles (AMX), many times as fast as float32: each number
+is cut into three of bfloat16, which hold all of its bits, and their six products that matter are
+summed, which is no less accurate than the float32 product of the CPU's library. Of two pieces there
+are three products, which keep 16 bits. Elsewhere, and without a C compiler, torch multiplies.
 
 Differs from torch: in pieces, a sum with an infinite number is NaN, and numbers below 1e-33 lose
 bits.
@@ -65,6 +65,7 @@ def _fits(left: Tensor, right: Tensor) -> bool:
         and m * n * depth >= LEAST
         and 1 in left.stride()
         and 1 in right.stride()
+        and tiles()  # asks for the right to use them, too
     )
 
 
@@ -85,7 +86,7 @@ def _are_few(x: Tensor, weight: Tensor) -> bool:
 def multiply(out: Tensor, left: Tensor, right: Tensor, pieces: int, *, more: bool = False) -> None:
     """out (M, N) becomes left (M, K) times the transposed right (N, K), or with ``more`` grows by
     it; cut into pieces where that pays."""
-    if pieces and _fits(left, right):
+    if pieces and out.is_contiguous() and _fits(left, right):
         sides = (out, left, *left.stride(), right, *right.stride())
         sizes = len(left), len(right), left.shape[1], pieces, int(more), torch.get_num_threads()
         if call(library().product, *sides, *sizes):

@@ -1,5 +1,8 @@
 """Float32 products by `products.c`: no worse than torch's, in all shapes, only where they fit."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +127,28 @@ def test_more_is_added_to_what_is_there(depth: int, calls: list[Any]) -> None:
     bias = draw(97, 1, seed=3).flatten()
     assert torch.equal(product(left, right, 3, bias), out + bias)
     assert len(calls) == 4
+
+
+@pytest.mark.usefixtures("tiles", "small")
+def test_a_sum_that_lies_by_columns_is_left_to_torch(calls: list[Any]) -> None:
+    left, right, out = draw(70, 100), draw(97, 100, seed=1), draw(70, 97, seed=2, turned=True)
+    multiply(out, left, right, 3)
+    assert off(out, left.double() @ right.double().T) < 1e-6
+    assert not calls
+
+
+@pytest.mark.usefixtures("tiles")
+def test_nothing_is_missing_where_there_are_fewer_threads_than_asked_for() -> None:
+    code = """if True:
+        import torch
+        from truing.models.products import product
+        torch.set_num_threads(3)
+        left, right = torch.randn(600, 256), torch.randn(256, 256)
+        off = product(left, right, 3) - left @ right.T
+        assert float(off.abs().max()) < 1e-3, off
+    """
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 @pytest.mark.usefixtures("tiles", "small")
