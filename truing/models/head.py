@@ -5,6 +5,7 @@ buffer turns from logits into their gradient in place. What does not fit into on
 again in the backward pass; what does is kept.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,12 +14,17 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from truing.algorithms.tokens import entropy, token_logp
+from truing.models.layers import on_gpu
 from truing.models.products import is_linear, multiply, pieces_here, product
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
 CHUNK = 2048
 # Tokens whose exponentials are held at once besides.
 FEW = 256
+# In place of a logit of minus infinity: its exponential is 0 all the same, and 0 times it is 0.
+LOWEST = -1e30
+# Numbers that `head_gpu` reads.
+FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Scaling(NamedTuple):
@@ -35,6 +41,13 @@ class Scaling(NamedTuple):
         factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
         factor /= getattr(config, "logits_scaling", None) or 1.0  # Granite
         return cls(factor, getattr(config, "final_logit_softcapping", None), temperature)  # Gemma
+
+    @property
+    def bend(self) -> tuple[float, float, bool]:
+        """(a, b, bent): what becomes of z is ``b tanh(a z)`` if bent, else ``b a z``."""
+        if self.cap is None:
+            return self.factor / self.temperature, 1.0, False
+        return self.factor / self.cap, self.cap / self.temperature, True
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Scaled logits, float32 at least; without a gradient in the place of the logits."""
@@ -74,14 +87,12 @@ class _Figures(torch.autograd.Function):
         pieces: list[tuple[Tensor, ...]] = []
         for start in range(0, len(target_N), CHUNK):
             part = slice(start, start + CHUNK)
-            logits_NV = scaling(product(hidden_NH[part], weight_VH, ctx.pieces, bias_V))
-            total_N = torch.cat([few.logsumexp(-1) for few in logits_NV.split(FEW)])
-            chosen_N = logits_NV.gather(-1, target_N[part, None]).squeeze(-1)
-            more = (torch.cat([entropy(few) for few in logits_NV.split(FEW)]),) if spread else ()
-            pieces.append((total_N, chosen_N - total_N, *more))
+            raw_NV = product(hidden_NH[part], weight_VH, ctx.pieces, bias_V)
+            logits_NV, *found = _read(raw_NV, target_N[part], scaling, spread=spread)
+            pieces.append(tuple(found))
             # With a single slice nothing need be computed again.
             kept = logits_NV if len(target_N) <= CHUNK else None
-            del logits_NV
+            del raw_NV, logits_NV
         total_N, logp_N, *more = (torch.cat(column) for column in zip(*pieces, strict=True))
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N, total_N, *more)
         ctx.kept = kept
@@ -100,11 +111,13 @@ class _Figures(torch.autograd.Function):
             part = slice(start, start + CHUNK)
             logits_NV, ctx.kept = ctx.kept, None
             if logits_NV is None:
-                logits_NV = scaling(product(hidden_NH[part], weight_VH, ctx.pieces, bias_V))
-            scaled = logits_NV.clone() if scaling.cap is not None else None
-            towards = [None if g is None else g[part, None] for g in grads]
-            slope_NV = _slope(logits_NV, target_N[part], total_N[part], towards, more, part)
-            slope_NV = scaling.backward(slope_NV, scaled).to(hidden_NH.dtype)
+                raw_NV = product(hidden_NH[part], weight_VH, ctx.pieces, bias_V)
+                logits_NV = raw_NV if kernels(raw_NV) else scaling(raw_NV)
+                del raw_NV
+            told = target_N[part], total_N[part], *(each[part] for each in more)
+            towards = [None if g is None else g[part] for g in grads]
+            slope_NV = _slope(logits_NV, *told, towards=towards, scaling=scaling)
+            slope_NV = slope_NV.to(hidden_NH.dtype)
             if hidden_slope is not None:
                 multiply(hidden_slope[part], slope_NV, weight_VH.T, ctx.pieces)
             if weight_slope is not None:
@@ -114,22 +127,49 @@ class _Figures(torch.autograd.Function):
         return hidden_slope, weight_slope, bias_slope, None, None, None
 
 
+def kernels(logits_NV: Tensor) -> Any:
+    """`head_gpu`, where it reads such logits; else None."""
+    if logits_NV.device.type != "cuda" or logits_NV.dtype not in FORMATS or on_gpu() is None:
+        return None
+    from truing.models import head_gpu
+
+    return head_gpu
+
+
+def _read(
+    raw_NV: Tensor, target_N: Tensor, scaling: Scaling, *, spread: bool
+) -> tuple[Tensor, ...]:
+    """Logits as `_slope` takes them, and of each row the logarithm of their sum, the target's
+    log-prob and, with ``spread``, the entropy."""
+    if home := kernels(raw_NV):
+        return raw_NV, *home.read(raw_NV, target_N, scaling.bend, LOWEST, spread=spread)
+    logits_NV = scaling(raw_NV)
+    total_N = torch.cat([few.logsumexp(-1) for few in logits_NV.split(FEW)])
+    chosen_N = logits_NV.gather(-1, target_N[:, None]).squeeze(-1)
+    more = (torch.cat([entropy(few) for few in logits_NV.split(FEW)]),) if spread else ()
+    return logits_NV, total_N, chosen_N - total_N, *more
+
+
 def _slope(
     logits_NV: Tensor,
     target_N: Tensor,
     total_N: Tensor,
-    grads: list[Tensor | None],
-    entropies: list[Tensor],
-    part: slice,
+    *entropies: Tensor,
+    towards: Sequence[Tensor | None],
+    scaling: Scaling,
 ) -> Tensor:
-    """The gradient of scaled logits, in their place: of a log-prob ``1[v = target] - p``, of an
-    entropy H ``-p (log p + H)``."""
-    logp_N1, *spread = grads
+    """The gradient of logits before they were scaled, in their place, from those of log-probs and
+    entropies: of a log-prob ``1[v = target] - p``, of an entropy H ``-p (log p + H)``."""
+    if home := kernels(logits_NV):
+        given = logits_NV, target_N, total_N, *entropies
+        return home.turn_into_slope(*given, towards=towards, bend=scaling.bend, lowest=LOWEST)
+    logp_N1, *spread = (None if g is None else g[:, None] for g in towards)
+    scaled_NV = logits_NV.clone() if scaling.cap is not None else None
     dense_NV = logits_NV.sub_(total_N[:, None])
     if spread and spread[0] is not None:
-        log_NV = dense_NV.clamp(min=torch.finfo(dense_NV.dtype).min)
+        log_NV = dense_NV.clamp(min=LOWEST)
         dense_NV.exp_()
-        weight_NV = log_NV.add_(entropies[0][part, None]).mul_(spread[0])
+        weight_NV = log_NV.add_(entropies[0][:, None]).mul_(spread[0])
         dense_NV.mul_(weight_NV if logp_N1 is None else weight_NV.add_(logp_N1)).neg_()
     elif logp_N1 is None:
         return dense_NV.zero_()
@@ -137,7 +177,7 @@ def _slope(
         dense_NV.exp_().mul_(-logp_N1)
     if logp_N1 is not None:
         dense_NV.scatter_add_(1, target_N[:, None], logp_N1)
-    return dense_NV
+    return scaling.backward(dense_NV, scaled_NV)
 
 
 def plain(head: Any) -> bool:

@@ -1,113 +1,123 @@
-"""What lies between the matrix products of the Llama family's layers, on a CPU.
+"""What lies between the matrix products of the Llama family's layers: norms, gates, rotations.
 
-Where the products are fast (AMX, AVX512-BF16), norms, gates and rotations take much of a step in
-torch, which goes over memory many times for each. `layers.c` does so once each way, in float32 and
-in bfloat16. The transformers modules stay what they are; only their class becomes one that asks
-`layers.c` first.
+torch goes over memory many times for each; where products are fast, on a GPU or a CPU with AMX, that
+takes much of a step. Here each goes over it once each way, on a CPU by `layers_c`, on a GPU by
+`layers_gpu`. The transformers modules stay what they are; only their class becomes one that asks
+these first.
 """
 
 import sys
 from collections.abc import Callable
-from functools import cache, partial, wraps
-from pathlib import Path
-from typing import Any
+from functools import cache, wraps
+from subprocess import SubprocessError
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from truing.models.native import built, call
+from truing.models import layers_c
 
-SOURCE = Path(__file__).with_name("layers.c")
 # Models by transformers' names for them: their norms, gates and rotations are alike.
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-_library = partial(built, SOURCE)
 
 
-def fits(first: Tensor, *others: Tensor) -> bool:
-    """Whether `layers.c` computes with such tensors."""
-    kind = first.dtype
-    alike = all(x.device.type == "cpu" and x.dtype == kind for x in (first, *others))
-    return alike and _library(kind) is not None
+class Kernels(Protocol):
+    """`layers_c` and `layers_gpu`: what they compute, of contiguous tensors of one format."""
+
+    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]: ...
+
+    def norm_back(
+        self, ahead: Tensor, x: Tensor, weight: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def gate(self, gate: Tensor, up: Tensor) -> Tensor: ...
+
+    def gate_back(self, ahead: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def turn(self, x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor: ...
+
+
+@cache
+def on_gpu() -> Any:
+    """`layers_gpu`, or None where Triton, or the C compiler that it needs, is not."""
+    try:
+        from truing.models import layers_gpu
+
+        layers_gpu.norm(*torch.ones(2, 8, device="cuda"), 1.0)
+    except (ImportError, RuntimeError, OSError, SubprocessError):
+        return None
+    return layers_gpu
+
+
+def kernels(first: Tensor, *others: Tensor) -> Kernels | None:
+    """What computes with such tensors in place of torch, if anything does."""
+    kind, place = first.dtype, first.device
+    if any(x.device != place or x.dtype != kind for x in others):
+        return None
+    home: Any = layers_c if place.type == "cpu" else on_gpu() if place.type == "cuda" else None
+    return home if home is not None and home.fits(kind) else None
 
 
 class _Norm(torch.autograd.Function):
     """x (..., H) over its root mean square, times a weight (H,)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
-        out, width = torch.empty_like(x), x.shape[-1]
-        scale = x.new_empty(x.shape[:-1], dtype=torch.float32)
-        sizes = scale.numel(), width, torch.get_num_threads()
-        call(_library(x.dtype).norm, out, scale, x, weight, epsilon, *sizes)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, epsilon: float, ways: Kernels
+    ) -> Tensor:
+        x, weight, ctx.ways = x.contiguous(), weight.contiguous(), ways
+        out, scale = ways.norm(x, weight, epsilon)
         ctx.save_for_backward(x, weight, scale)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale = ctx.saved_tensors
-        into, threads = torch.empty_like(x), torch.get_num_threads()
-        parts = torch.zeros(threads, len(weight))
-        sizes = scale.numel(), len(weight), threads
-        tensors = into, parts, grads[0].contiguous(), scale, x, weight
-        call(_library(x.dtype).norm_back, *tensors, *sizes)
-        return into, parts.sum(0).to(weight.dtype), None
+        return *ctx.ways.norm_back(grads[0].contiguous(), *ctx.saved_tensors), None, None
 
 
 class _Gate(torch.autograd.Function):
     """silu(gate) * up, both of one shape."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        gate, up = gate.contiguous(), up.contiguous()
-        out = torch.empty_like(gate)
-        call(_library(gate.dtype).gate, out, gate, up, gate.numel(), torch.get_num_threads())
+    def forward(ctx: Any, gate: Tensor, up: Tensor, ways: Kernels) -> Tensor:
+        gate, up, ctx.ways = gate.contiguous(), up.contiguous(), ways
         ctx.save_for_backward(gate, up)
-        return out
+        return ways.gate(gate, up)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        gate, up = ctx.saved_tensors
-        into = torch.empty_like(gate), torch.empty_like(up)
-        sizes = gate.numel(), torch.get_num_threads()
-        call(_library(gate.dtype).gate_back, *into, grads[0].contiguous(), gate, up, *sizes)
-        return into
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *ctx.ways.gate_back(grads[0].contiguous(), *ctx.saved_tensors), None
 
 
 class _Rotate(torch.autograd.Function):
     """Heads (B, N, heads, D) turned by angles whose cosines and sines are (B, N, D)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, ways: Kernels) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        return _rotated(x, cosine, sine, back=False)
+        ctx.ways = ways
+        return ways.turn(x.contiguous(), cosine, sine, back=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _rotated(grads[0], *ctx.saved_tensors, back=True), None, None
-
-
-def _rotated(x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor:
-    x = x.contiguous()
-    out, (heads, dim) = torch.empty_like(x), x.shape[2:]
-    sizes = cosine.numel() // dim, heads, dim // 2, int(back), torch.get_num_threads()
-    call(_library(x.dtype).rotate, out, x, cosine, sine, *sizes)
-    return out
+        turned = ctx.ways.turn(grads[0].contiguous(), *ctx.saved_tensors, back=True)
+        return turned, None, None, None
 
 
 def _rotating(original: Callable[..., Any]) -> Callable[..., Any]:
-    """transformers' rotation of queries and keys (B, heads, N, D), by `layers.c` where it fits."""
+    """transformers' rotation of queries and keys (B, heads, N, D), by `kernels` where they can."""
 
     @wraps(original)
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
         alike = cos.shape == sin.shape == q[:, 0].shape == k[:, 0].shape
-        if more or named or not alike or not fits(q, k, cos, sin):
+        ways = kernels(q, k, cos, sin)
+        if more or named or not alike or ways is None:
             return original(q, k, cos, sin, *more, **named)
-        turns = cos.contiguous(), sin.contiguous()
+        turns = cos.contiguous(), sin.contiguous(), ways
         turned: list[Any] = [_Rotate.apply(x.transpose(1, 2), *turns) for x in (q, k)]
         return tuple(x.transpose(1, 2) for x in turned)
 
@@ -116,17 +126,19 @@ def _rotating(original: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def _fused(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class of the same name that tries `layers.c` first."""
+    """The class of the same name that asks `kernels` first."""
     original = kind.forward
 
     def norm(self: Any, hidden_states: Tensor) -> Any:
-        if not fits(hidden_states, self.weight):
+        ways = kernels(hidden_states, self.weight)
+        if ways is None:
             return original(self, hidden_states)
-        return _Norm.apply(hidden_states, self.weight, self.variance_epsilon)
+        return _Norm.apply(hidden_states, self.weight, self.variance_epsilon, ways)
 
     def mlp(self: Any, x: Tensor) -> Any:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        opened: Any = _Gate.apply(gate, up) if fits(gate, up) else self.act_fn(gate) * up
+        ways = kernels(gate, up)
+        opened: Any = _Gate.apply(gate, up, ways) if ways else self.act_fn(gate) * up
         return self.down_proj(opened)
 
     forward = norm if kind.__name__.endswith("RMSNorm") else mlp
@@ -135,7 +147,7 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def fuse(core: Any) -> None:
-    """Have a network of the family ask `layers.c`; any other, and what others have replaced in it,
+    """Have a network of the family ask `kernels`; any other, and what others have replaced in it,
     stays as it is."""
     family = core.config.model_type
     start = f"transformers.models.{family}."

@@ -1,5 +1,6 @@
 """Log-probs and entropies from hidden states: torch's own, in any slices, with every gradient."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from truing.models import head as module
+from truing.models import head_gpu
 from truing.models.head import Scaling, figures, plain
 
 HEADS = list(product([False, True], [None, 3.0], [False, True]))
@@ -68,11 +70,71 @@ def test_one_buffer_of_logits_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_impossible_token_has_no_nan() -> None:
+    """However steep the loss is."""
     linear = nn.Linear(2, 3).double()
     with torch.no_grad():
         linear.bias[2] = -torch.inf
     hidden = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     told = figures(linear, hidden, torch.tensor([0, 1, 0, 1]), Scaling(), spread=True)
-    torch.stack(told).sum().backward()
+    (3 * torch.stack(told)).sum().backward()
     assert hidden.grad is not None
     assert hidden.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # infinity is what is meant
+@pytest.mark.parametrize(("bias", "cap", "spread"), HEADS)
+@pytest.mark.parametrize("words", [11, 4096 + 5])
+def test_kernels_of_a_gpu_give_the_same(
+    words: int, bias: bool, cap: float | None, spread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In slices and in one, with a token that is impossible."""
+    draw = torch.Generator().manual_seed(0)
+    linear = nn.Linear(5, words, bias=bias)
+    with torch.no_grad():
+        for p in linear.parameters():
+            p.copy_(torch.randn(p.shape, generator=draw) * 3)
+        if bias and cap is None:
+            linear.bias[3] = -torch.inf
+    target = torch.randint(words, (7,), generator=draw)
+    target[target == 3] = 4
+    weight = torch.randn(2, 7, generator=draw)
+
+    def found(dtype: torch.dtype) -> list[Tensor]:
+        head = copy.deepcopy(linear).to(dtype)
+        hidden = torch.randn(7, 5, generator=draw.manual_seed(1)).to(dtype).requires_grad_()
+        told = figures(head, hidden, target, Scaling(1.7, cap, 0.8), spread=spread)
+        torch.stack([(a * b).sum() for a, b in zip(told, weight, strict=False)]).sum().backward()
+        assert hidden.grad is not None
+        return [*(x.detach() for x in told), hidden.grad, *(p.grad for p in head.parameters())]  # pyright: ignore
+
+    wanted = found(torch.float64)
+    reads: list[tuple[int, ...]] = []
+    read = head_gpu.read
+    monkeypatch.setattr(
+        head_gpu, "read", lambda z, *a, **more: (reads.append(z.shape), read(z, *a, **more))[1]
+    )
+    monkeypatch.setattr(module, "kernels", lambda logits_NV: head_gpu)
+    for chunk in (100, 3):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        for one, two in zip(found(torch.float32), wanted, strict=True):
+            assert float((one - two).norm()) < 3e-5 * float(two.norm())
+    assert [shape[0] for shape in reads] == [7, 3, 3, 1]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+@pytest.mark.parametrize("towards", [(True, False), (False, True)])
+def test_one_gradient_of_two_is_enough(
+    towards: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear, target = nn.Linear(4, 9), torch.tensor([2, 0, 8])
+
+    def found() -> Tensor:
+        hidden = torch.linspace(-2, 2, 12).view(3, 4).requires_grad_()
+        told = figures(linear, hidden, target, Scaling(), spread=True)
+        sum(x.sum() for x, wanted in zip(told, towards, strict=True) if wanted).backward()  # pyright: ignore
+        assert hidden.grad is not None
+        return hidden.grad
+
+    wanted = found()
+    monkeypatch.setattr(module, "kernels", lambda logits_NV: head_gpu)
+    torch.testing.assert_close(found(), wanted, atol=1e-6, rtol=1e-5)

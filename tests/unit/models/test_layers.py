@@ -15,7 +15,7 @@ from transformers.models.llama import modeling_llama as llama
 
 from tests.conftest import tiny_folder
 from truing.data.layout import Tokens
-from truing.models import layers
+from truing.models import layers, layers_c, layers_gpu
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp
 
@@ -60,28 +60,28 @@ def turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("home", "threads"), [(layers_c, 1), (layers_c, 2), (layers_gpu, 1)])
 @pytest.mark.parametrize("name", ["norm", "gate", "rotation"])
 @pytest.mark.parametrize("dtype", OFF, ids=str)
 def test_each_is_that_of_float64_to_what_its_bits_tell(
-    name: str, threads: int, dtype: torch.dtype
+    name: str, home: Any, threads: int, dtype: torch.dtype
 ) -> None:
     angle = torch.rand(2, 37, 8, generator=torch.manual_seed(3)).repeat(1, 1, 2)
     turns = [angle.cos().to(dtype), angle.sin().to(dtype)]
     drawn = partial(draw, dtype=dtype)
     fused, exact, inputs = {
         "norm": (
-            lambda x, w: layers._Norm.apply(x, w, 1e-5),
+            lambda x, w: layers._Norm.apply(x, w, 1e-5, home),
             norm,
             [drawn(2, 37, 48, scale=3.0), drawn(48, seed=1)],
         ),
         "gate": (
-            layers._Gate.apply,
+            lambda g, u: layers._Gate.apply(g, u, home),
             lambda g, u: F.silu(g) * u,
             [drawn(37, 70, scale=4.0), drawn(37, 70, seed=1)],
         ),
         "rotation": (
-            lambda x: layers._Rotate.apply(x, *turns),
+            lambda x: layers._Rotate.apply(x, *turns, home),
             lambda x: turned(x, *(t.double() for t in turns)),
             [drawn(2, 37, 3, 16)],
         ),
@@ -93,19 +93,23 @@ def test_each_is_that_of_float64_to_what_its_bits_tell(
     finally:
         torch.set_num_threads(before)
     wanted, slopes = ways(exact, *(x.double() for x in inputs))
+    # Triton's interpreter cuts off the bits that do not fit, where a GPU rounds.
+    off = OFF[dtype] * (2 if home is layers_gpu else 1)
     assert out.dtype == dtype
-    assert relative(out, wanted) < OFF[dtype]
+    assert relative(out, wanted) < off
     for one, other in zip(grads, slopes, strict=True):
         assert one.dtype == dtype
-        assert relative(one, other) < OFF[dtype]
+        assert relative(one, other) < off
 
 
 @pytest.mark.usefixtures("compiler")
-def test_large_and_odd_numbers_come_out_as_torchs() -> None:
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # infinity is what is meant
+@pytest.mark.parametrize("home", [layers_c, layers_gpu])
+def test_large_and_odd_numbers_come_out_as_torchs(home: Any) -> None:
     for dtype in OFF:
         x = torch.tensor([0.0, -0.0, 90.0, -90.0, 3e38, -3e38, float("nan")]).to(dtype)
         up = torch.ones_like(x)
-        torch.testing.assert_close(layers._Gate.apply(x, up), F.silu(x) * up, equal_nan=True)
+        torch.testing.assert_close(layers._Gate.apply(x, up, home), F.silu(x) * up, equal_nan=True)
 
 
 def rows() -> list[Tokens]:
@@ -137,11 +141,11 @@ def test_a_model_is_as_near_to_float64_as_the_stock_one(
 
     truth, slopes = learnt(made("float64"))
     calls: list[object] = []
-    call = layers.call
-    monkeypatch.setattr(layers, "call", lambda *a: (calls.append(a[0]), call(*a)))
+    call = layers_c.call
+    monkeypatch.setattr(layers_c, "call", lambda *a: (calls.append(a[0]), call(*a)))
     ours = learnt(made(dtype))
     assert bool(calls) == (dtype != "float64")
-    monkeypatch.setattr(layers, "fits", lambda *_: False)
+    monkeypatch.setattr(layers, "kernels", lambda *_: None)
     theirs = learnt(made(dtype))
     if dtype == "float64":
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
@@ -202,7 +206,7 @@ def test_code_of_its_own_by_a_name_of_the_family_stays(monkeypatch: pytest.Monke
 
 
 def test_without_a_compiler_torch_computes(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_library", lambda _: None)
+    monkeypatch.setattr(layers_c, "_library", lambda _: None)
     policy = load_policy(tiny, Loading(dtype="bfloat16"))
-    assert not layers.fits(draw(2))
+    assert layers.kernels(draw(2)) is None
     assert learnt(policy)[0].isfinite().all()
