@@ -8,29 +8,27 @@ import torch
 from torch import Tensor
 
 
-def pieces(
-    begins_q: Tensor, begins_k: Tensor, used: Tensor | None
-) -> Iterator[tuple[slice, slice]]:
+def pieces(begins_q: Tensor, begins_k: Tensor) -> Iterator[tuple[slice, slice]]:
     """The cells of each piece's queries and keys."""
-    for i, (start, stop) in enumerate(pairwise(begins_q.tolist())):
-        top = int(begins_k[i])
-        end = int(begins_k[i + 1]) if used is None else top + int(used[i])
-        yield slice(start, stop), slice(top, end)
+    both = (pairwise(begins.tolist()) for begins in (begins_q, begins_k))
+    for asks, asked in zip(*both, strict=True):
+        yield slice(*asks), slice(*asked)
 
 
 def shares(query: Tensor, key: Tensor, causal: bool, scale: float) -> Tensor:
     """Scores (H, N, M) of queries (N, H, D) and keys (M, G, D)."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     scores = torch.einsum("nhd,mhd->hnm", query, key) * scale
-    if causal:
-        scores.masked_fill_(torch.ones_like(scores[0], dtype=torch.bool).triu(1), -torch.inf)
+    if causal:  # counted from the end of both
+        later = torch.ones_like(scores[0], dtype=torch.bool).triu(1 + len(key) - len(query))
+        scores.masked_fill_(later, -torch.inf)
     return scores
 
 
 def forward(
     query: Tensor, key: Tensor, value: Tensor, begins_q: Tensor, begins_k: Tensor,
     longest_q: int, longest_k: int, dropout: float, causal: bool, debug: bool,
-    *, scale: float, seqused_k: Tensor | None = None,
+    *, scale: float,
 ) -> Any:  # fmt: skip
     """As torch's kernel: pieces of any lengths."""
     exact = torch.promote_types(query.dtype, torch.float32)
@@ -41,10 +39,8 @@ def forward(
     assert (dropout, debug, begins_q.dtype) == (0.0, False, torch.int32)
     assert begins_k.dtype == torch.int32
     assert int((begins_q[1:] - begins_q[:-1]).max()) == longest_q
-    for asks, asked in pieces(begins_q, begins_k, seqused_k):
+    for asks, asked in pieces(begins_q, begins_k):
         assert asked.stop - asked.start <= longest_k
-        # Where it is causal, the kernel counts from the end of both.
-        assert not causal or asks.stop - asks.start == asked.stop - asked.start
         scores = shares(query[asks], key[asked], causal, scale)
         total[:, asks] = scores.logsumexp(-1)
         values = value[asked].repeat_interleave(groups, 1)
@@ -61,7 +57,7 @@ def backward(
     slopes = [torch.zeros_like(x) for x in (query, key, value)]
     groups = query.shape[1] // key.shape[1]
     assert (dropout, len(nothing), total.is_contiguous()) == (0.0, 2, True)
-    for asks, asked in pieces(begins_q, begins_k, None):
+    for asks, asked in pieces(begins_q, begins_k):
         share = (
             shares(query[asks], key[asked], causal, scale) - total[:, asks].unsqueeze(-1)
         ).exp()

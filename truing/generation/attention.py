@@ -43,7 +43,7 @@ class Reading:
             for i, each in enumerate((k, v)):
                 self.slots.prompts[layer, i][self.row_N, :, self.at_N] = each
             places = self.pieces, self.pieces
-            return look(q, k, v, *places, causal=True, scale=scale)[0].flatten(1)
+            return look(q, k, v, *places, scale=scale)[0].flatten(1)
         seen: list[Tensor] = []
         for row, part in zip(self.rows, whole.split(self.sizes), strict=True):
             q, k, v = part.transpose(0, 1).split([heads, groups, groups])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from truing.generation.cache import Slots
 from truing.generation.kernels import Kernels, compiled
-from truing.models.layers import FAMILY
+from truing.models.layers import FAMILY, kernels
 from truing.models.products import is_linear, linear
 
 # The ways to rotate that depend on the position alone.
@@ -31,14 +31,18 @@ class Attention(Protocol):
         ...
 
 
+# A sum of two, or of one, and its norm.
+Norm = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
 class Block(NamedTuple):
     """One layer's functions."""
 
-    before: Callable[[Tensor], Tensor]
+    before: Norm
     qkv: Callable[[Tensor], Tensor]
     turned: Callable[[Tensor], Tensor]
     out: Callable[[Tensor], Tensor]
-    between: Callable[[Tensor], Tensor]
+    between: Norm
     gate_up: Callable[[Tensor], Tensor]
     gate: Callable[[Tensor], Tensor]
     down: Callable[[Tensor], Tensor]
@@ -56,19 +60,21 @@ class Llama:
         self.body = body
         plain = body.device.type == "cpu" and body.dtype == torch.float32
         self.kernels: Kernels | None = compiled(self.dim) if plain else None
+        on_cpu = body.device.type == "cpu"
+        self.on_gpu: Any = None if on_cpu else kernels(body.embed_tokens.weight)
         join = joined if _joins(body) else side_by_side
         self.blocks = [self._block(layer, join) for layer in body.layers]
-        self.norm = self._norm(body.norm)
+        self.norm = self._added(body.norm)
 
     def _block(self, layer: Any, join: "Join") -> Block:
         attention, mlp = layer.self_attn, layer.mlp
         qkv, out, gate_up, down = map(join, _readers(layer))
         return Block(
-            before=self._norm(layer.input_layernorm),
+            before=self._added(layer.input_layernorm),
             qkv=qkv,
             turned=self._head_norms(attention),
             out=out,
-            between=self._norm(layer.post_attention_layernorm),
+            between=self._added(layer.post_attention_layernorm),
             gate_up=gate_up,
             gate=self._gate(mlp.act_fn),
             down=down,
@@ -90,32 +96,52 @@ class Llama:
     def _norm(self, module: Any) -> Callable[[Tensor], Tensor]:
         """A root-mean-square norm; in float32 as one call. The family norms in float32 always, so
         in other formats its own way of rounding is kept."""
-        weight, epsilon, kernels = module.weight, module.variance_epsilon, self.kernels
+        weight, epsilon = module.weight, module.variance_epsilon
+        if (home := self.on_gpu) is not None:
+            return lambda x: home.norm(x, weight, epsilon)[0]
         if weight.dtype != torch.float32:
             return module
-        if kernels is None:
-            return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
-        return lambda x: kernels.norm(x, weight, epsilon)
+        if (own := self.kernels) is not None:
+            return lambda x: own.norm(x, weight, epsilon)
+        return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
+
+    def _added(self, module: Any) -> Norm:
+        """The norm of what was and what a layer adds to it; on a GPU as one call."""
+        norm = self._norm(module)
+
+        def normed(x: Tensor, more: Tensor | None) -> tuple[Tensor, Tensor]:
+            if more is None:
+                return x, norm(x)
+            if self.on_gpu is not None:
+                return self.on_gpu.add_norm(x, more, module.weight, module.variance_epsilon)
+            x = x + more
+            return x, norm(x)
+
+        return normed
 
     def _gate(self, act: Any) -> Callable[[Tensor], Tensor]:
         """Gate and up in a row -> act(gate) * up."""
-        if self.kernels is not None and self.body.config.hidden_act == "silu":
+        silu = self.body.config.hidden_act == "silu"
+        if self.kernels is not None and silu:
             return self.kernels.gate
 
         def gated(x: Tensor) -> Tensor:
             gate, up = x.chunk(2, -1)
+            if self.on_gpu is not None and silu:
+                return self.on_gpu.gate(gate, up)
             return act(gate) * up
 
         return gated
 
     def hidden(self, ids_N: Tensor, attention: Attention) -> Tensor:
         """Final hidden states (N, hidden) of N tokens."""
-        x = self.body.embed_tokens(ids_N)
+        x, more = self.body.embed_tokens(ids_N), None
         for i, block in enumerate(self.blocks):
-            qkv_NHD = block.qkv(block.before(x)).view(len(x), -1, self.dim)
-            x = x + block.out(attention(i, block.turned(qkv_NHD)))
-            x = x + block.down(block.gate(block.gate_up(block.between(x))))
-        return self.norm(x)
+            x, normed = block.before(x, more)
+            qkv_NHD = block.qkv(normed).view(len(x), -1, self.dim)
+            x, normed = block.between(x, block.out(attention(i, block.turned(qkv_NHD))))
+            more = block.down(block.gate(block.gate_up(normed)))
+        return self.norm(x, more)[1]
 
     def slots(self, **sizes: int) -> Slots:
         """Empty slots for this model."""

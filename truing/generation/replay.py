@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from truing.generation.attention import rotated
 from truing.generation.cache import Slots
 from truing.generation.llama import Llama
-from truing.models.varlen import Pieces, fits, look, merged
+from truing.models.layers import on_gpu
 
 # Besides the step of all slots there is one of a quarter of them, and so on: few cost less.
 SHRINK = 4
@@ -37,6 +37,7 @@ class Replay:
         self.sizes = [count]
         while self.sizes[-1] > SHRINK:
             self.sizes.append(-(-self.sizes[-1] // SHRINK))
+        self.attention = way(slots.own)
         self.steps: dict[int, Callable[[], Tensor]] = {}
         self.pool = None if trial or device.type != "cuda" else torch.cuda.graph_pool_handle()
 
@@ -60,7 +61,7 @@ class Replay:
 
     def _recorded(self, size: int) -> Callable[[], Tensor]:
         def compute() -> Tensor:
-            return self.model.hidden(self.token_S[:size], Steady(self, size))
+            return self.model.hidden(self.token_S[:size], self.attention(self, size))
 
         if self.pool is None:
             return compute
@@ -94,70 +95,56 @@ class Steady:
 
     def __init__(self, replay: Replay, size: int) -> None:
         self.model, self.slots = replay.model, replay.slots
-        own, prompts = self.slots.own, self.slots.prompts
-        self.size, device = size, own.device
-        self.at_S = torch.arange(size, device=device)
         self.length_S, self.prompt_S = replay.length_S[:size], replay.prompt_S[:size]
-        width_S = replay.width_P[self.prompt_S]
-        self.cos_S1D, self.sin_S1D = (
-            table[self.length_S + width_S].unsqueeze(1) for table in replay.turn
+        self.width_P, self.width_S = replay.width_P, replay.width_P[self.prompt_S]
+        at_S = self.length_S + self.width_S
+        self.cos_SD, self.sin_SD = (table[at_S] for table in replay.turn)
+
+
+class Fused(Steady):
+    """By `attend_gpu`."""
+
+    def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
+        from truing.generation.attend_gpu import attend
+
+        kept = self.slots.own[layer], self.slots.prompts[layer]
+        places = self.length_S, self.prompt_S, self.width_P
+        return attend(qkv_NHD, (self.cos_SD, self.sin_SD), *kept, places, self.model.scale)
+
+
+class Masked(Steady):
+    """By torch, under a mask, with all keys copied side by side."""
+
+    def __init__(self, replay: Replay, size: int) -> None:
+        super().__init__(replay, size)
+        room, width = self.slots.own.shape[-2], self.slots.prompts.shape[-2]
+        self.at_S = torch.arange(size, device=self.length_S.device)
+        seen = (
+            torch.arange(width, device=self.at_S.device) < self.width_S[:, None],
+            torch.arange(room, device=self.at_S.device) <= self.length_S[:, None],
         )
-        room, width = own.shape[-2], prompts.shape[-2]
-        self.flash = fits(device, own.dtype, own.shape[-1])
-        if self.flash:
-            # Keys of a slot, or of a prompt, lie head behind head: the first one's places count.
-            groups, repeats = self.model.groups, self.model.heads // self.model.groups
-            places = torch.arange(size + 1, device=device)
-            self.queries = Pieces((places * repeats).int(), repeats)
-            self.places = (
-                Pieces((places * groups * room).int(), room),
-                Pieces((F.pad(self.prompt_S, (0, 1)) * groups * width).int(), width),
-            )
-            self.used = (self.length_S + 1).int(), width_S.int()
-        else:
-            seen = (
-                torch.arange(width, device=device) < width_S[:, None],
-                torch.arange(room, device=device) <= self.length_S[:, None],
-            )
-            self.seen_S11T = torch.cat(seen, 1)[:, None, None]
+        self.seen_S11T = torch.cat(seen, 1)[:, None, None]
 
     def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
         heads, groups = self.model.heads, self.model.groups
-        turned = rotated(qkv_NHD[:, : heads + groups], self.cos_S1D, self.sin_S1D)
-        keys, values = self.slots.own[layer]
-        keys[self.at_S, :, self.length_S] = turned[:, heads:]
-        values[self.at_S, :, self.length_S] = qkv_NHD[:, heads + groups :]
-        query_SGRD = turned[:, :heads].unflatten(1, (groups, -1))
-        return (self._by_flash if self.flash else self._by_mask)(layer, query_SGRD)
-
-    def _by_mask(self, layer: int, query_SGRD: Tensor) -> Tensor:
+        turn = self.cos_SD.unsqueeze(1), self.sin_SD.unsqueeze(1)
+        turned = rotated(qkv_NHD[:, : heads + groups], *turn)
         own, prompts = self.slots.own[layer], self.slots.prompts[layer]
+        own[0][self.at_S, :, self.length_S] = turned[:, heads:]
+        own[1][self.at_S, :, self.length_S] = qkv_NHD[:, heads + groups :]
+        query_SGRD = turned[:, :heads].unflatten(1, (groups, -1))
         key, value = (
-            torch.cat([prompts[i][self.prompt_S], own[i, : self.size]], 2) for i in range(2)
+            torch.cat([prompts[i][self.prompt_S], own[i, : len(self.at_S)]], 2) for i in range(2)
         )
         return F.scaled_dot_product_attention(
             query_SGRD, key, value, attn_mask=self.seen_S11T, scale=self.model.scale
         ).flatten(1)
 
-    def _by_flash(self, layer: int, query_SGRD: Tensor) -> Tensor:
-        # Queries that share a key are a piece: what the kernel would make of them for itself.
-        query = query_SGRD.transpose(1, 2).flatten(0, 1)
-        (seen, total), (other, more) = (
-            look(
-                query, _lying(kept[layer, 0]), _lying(kept[layer, 1]), self.queries, places,
-                causal=False, scale=self.model.scale, used=used,
-            )
-            for kept, places, used in zip(
-                (self.slots.own, self.slots.prompts), self.places, self.used, strict=True
-            )
-        )  # fmt: skip
-        both = merged(seen, total, other, more)
-        return both.unflatten(0, (self.size, -1)).transpose(1, 2).flatten(1)
 
+def way(own: Tensor) -> type[Fused | Masked]:
+    """How the slots with such keys are read."""
+    if own.device.type != "cuda" or on_gpu() is None:
+        return Masked
+    from truing.generation.attend_gpu import FORMATS
 
-def _lying(kept: Tensor) -> Tensor:
-    """Keys or values (N, groups, room, dim) as rows (M, groups, dim) of which row
-    ``n * groups * room + t`` is token t of n: nothing is moved."""
-    count, groups, room, dim = kept.shape
-    rows = ((count - 1) * groups + 1) * room
-    return kept.as_strided((rows, groups, dim), (dim, room * dim, 1))
+    return Fused if own.dtype in FORMATS else Masked

@@ -1,16 +1,16 @@
-"""Attention of texts that lie one behind the other, on a GPU: all spans of a row in two calls.
+"""Attention of texts that lie one behind the other, on a GPU: all spans of a row in one call.
 
-torch's flash kernel reads pieces of any lengths in one launch. So the spans of a row
-(`truing.models.attention.spans`) are one call, each looking at itself, and those that look at a
-prompt elsewhere a second one; the two are put together by the logarithms of their sums.
+torch's flash kernel reads pieces of any lengths in one launch, and where it is causal it counts from
+the end of queries and keys alike. So a span (`truing.models.attention.spans`) is a piece of queries,
+and its keys are those of the prompt that it looks at elsewhere, copied in front of its own.
 
-Source: as in `truing.models.attention`. The kernel has 16-bit formats only: `fits` says where.
+The kernel has 16-bit formats only: `fits` says where.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, groupby
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from truing.models.precision import HALF
 
+Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 _forward: Any = torch.ops.aten._flash_attention_forward
 _backward: Any = torch.ops.aten._flash_attention_backward
 
@@ -29,35 +30,39 @@ class Pieces(NamedTuple):
     longest: int
 
     @classmethod
-    def of(cls, sizes: Sequence[int], device: torch.device) -> "Pieces":
-        begins = torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device)
-        return cls(begins, max(sizes, default=0))
+    def of(cls, sizes: Sequence[int] | Numbers, device: torch.device) -> "Pieces":
+        begins = np.cumsum([0, *sizes], dtype=np.int32)
+        return cls(torch.from_numpy(begins).to(device), int(max(sizes, default=0)))
 
 
 class Plan(NamedTuple):
-    """The calls that a table of spans comes to: ``own`` of all spans; then that of the cells
-    ``asking_A``, in pieces, to the cells ``asked_P`` of their prompts, as many pieces."""
+    """The call that a table of spans comes to: pieces of queries and of keys. Where a prompt is
+    looked at from elsewhere, ``keys_K`` are the cells whose keys are read, one behind the other:
+    ``own_N`` says where each cell's own key stands there, ``copies_C`` where the further ones do,
+    and ``copied_C`` of which cells those are, some ``often`` more than once."""
 
-    own: Pieces
-    asking_A: Tensor
-    askers: Pieces
-    asked_P: Tensor
-    prompts: Pieces
+    queries: Pieces
+    keys: Pieces
+    keys_K: Tensor | None = None
+    own_N: Tensor | None = None
+    copies_C: Tensor | None = None
+    copied_C: Tensor | None = None
+    often: bool = False
 
     @classmethod
     def of(cls, table: Tensor, device: torch.device) -> "Plan":
-        rows: list[list[int]] = table[0, 0].tolist()
-        # Neighbours that look at the same prompt are one piece.
-        looks = [(key, list(each)) for key, each in groupby(rows, lambda row: row[2:]) if key[1]]
-        askers = [range(each[0][0], each[-1][1]) for _, each in looks]
-        prompts = [range(*key) for key, _ in looks]
-
-        def cells(pieces: Sequence[range]) -> tuple[Tensor, Pieces]:
-            flat = torch.tensor([cell for piece in pieces for cell in piece], dtype=torch.long)
-            return flat.to(device), Pieces.of(list(map(len, pieces)), device)
-
-        own = Pieces.of([stop - start for start, stop, *_ in rows], device)
-        return cls(own, *cells(askers), *cells(prompts))
+        start_S, stop_S, top_S, end_S = table[0, 0].numpy().T
+        queries = Pieces.of(stop_S - start_S, device)
+        if not end_S.any():
+            return cls(queries, queries)
+        runs = np.stack([top_S, end_S, start_S, stop_S], 1).reshape(-1, 2)
+        keys_K = np.concatenate([np.arange(*run) for run in runs])
+        own_K = np.repeat(np.arange(len(runs)) % 2 == 1, runs[:, 1] - runs[:, 0])
+        copied_C = keys_K[~own_K]
+        places = keys_K, own_K.nonzero()[0], (~own_K).nonzero()[0], copied_C
+        often = len(copied_C) > len(np.unique(copied_C))
+        keys = Pieces.of(stop_S - start_S + end_S - top_S, device)
+        return cls(queries, keys, *(torch.from_numpy(x).to(device) for x in places), often)
 
 
 # Every layer of a pass has the same table: its plan is made, and sent to the device, once.
@@ -67,7 +72,7 @@ _plans = WeakTensorKeyDictionary()
 def plan_of(table: Tensor, device: torch.device) -> Plan:
     """The plan of a table of spans."""
     found: Any = _plans.get(table)
-    if found is None or found.own.begins.device != device:
+    if found is None or found.queries.begins.device != device:
         found = _plans[table] = Plan.of(table, device)
     return cast(Plan, found)
 
@@ -87,30 +92,16 @@ def look(
     queries: Pieces,
     keys: Pieces,
     *,
-    causal: bool,
     scale: float,
-    used: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What the queries of each piece see of the keys of its fellow, (N, H, D), and the logarithms
-    of their sums, (H, N) in float32. H is a multiple of G. ``used``: int32, how many keys of each
-    piece count, where that is not up to the next one."""
+    """What the queries of each piece see of the keys of its fellow up to themselves, the last of
+    both being the same cell: (N, H, D), and the logarithms of their sums, (H, N) in float32. H is a
+    multiple of G."""
     places = queries.begins, keys.begins, queries.longest, keys.longest
     seen, total, *_ = _forward(
-        query_NHD, key_MGD, value_MGD, *places, 0.0, causal, False, scale=scale, seqused_k=used
+        query_NHD, key_MGD, value_MGD, *places, 0.0, True, False, scale=scale
     )
     return seen, total
-
-
-def _slopes(
-    ahead: Tensor, inputs: Sequence[Tensor], seen: Tensor, total: Tensor,
-    queries: Pieces, keys: Pieces, *, causal: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of queries, keys and values of a `look`, where ``seen`` and ``total`` may hold more
-    than it gave."""
-    places = queries.begins, keys.begins, queries.longest, keys.longest
-    # The state of random numbers, which without dropout is not read.
-    nothing = torch.zeros(2, dtype=torch.uint64, device=seen.device), seen.new_empty(0)
-    return _backward(ahead, *inputs, seen, total, *places, 0.0, causal, *nothing, scale=scale)
 
 
 class Varlen(torch.autograd.Function):
@@ -120,14 +111,10 @@ class Varlen(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float
     ) -> Tensor:
-        seen, total = look(query, key, value, plan.own, plan.own, causal=True, scale=scale)
-        asking, asked = plan.asking_A, plan.asked_P
-        if len(asking):
-            parts = query[asking], key[asked], value[asked]
-            places = plan.askers, plan.prompts
-            other, more = look(*parts, *places, causal=False, scale=scale)
-            seen[asking] = merged(seen[asking], total[:, asking], other, more)
-            total[:, asking] = torch.logaddexp(total[:, asking], more)
+        read = key, value
+        if plan.keys_K is not None:
+            read = key[plan.keys_K], value[plan.keys_K]
+        seen, total = look(query, *read, plan.queries, plan.keys, scale=scale)
         ctx.save_for_backward(query, key, value, seen, total)
         ctx.plan, ctx.scale = plan, scale
         return seen
@@ -136,23 +123,27 @@ class Varlen(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, seen, total = ctx.saved_tensors
-        plan, scale, ahead = ctx.plan, ctx.scale, grads[0].contiguous()
-        inputs = query, key, value
-        places = plan.own, plan.own
-        own = _slopes(ahead, inputs, seen, total, *places, causal=True, scale=scale)
-        asking, asked = plan.asking_A, plan.asked_P
-        if len(asking):
-            parts = query[asking], key[asked], value[asked]
-            places = plan.askers, plan.prompts
-            known = seen[asking], total[:, asking].contiguous()
-            more = _slopes(ahead[asking], parts, *known, *places, causal=False, scale=scale)
-            for into, where, slope in zip(own, (asking, asked, asked), more, strict=True):
-                into[where] += slope  # no cell twice
-        return *own, None, None
+        plan: Plan = ctx.plan
+        if plan.keys_K is not None:
+            key, value = key[plan.keys_K], value[plan.keys_K]
+        places = plan.queries.begins, plan.keys.begins, plan.queries.longest, plan.keys.longest
+        # The state of random numbers, which without dropout is not read.
+        nothing = torch.zeros(2, dtype=torch.uint64, device=seen.device), seen.new_empty(0)
+        of_query, *others = _backward(
+            grads[0].contiguous(), query, key, value, seen, total, *places, 0.0, True, *nothing,
+            scale=ctx.scale,
+        )  # fmt: skip
+        return of_query, *(_gathered(slope, plan) for slope in others), None, None
 
 
-def merged(one_NHD: Tensor, total_HN: Tensor, other_NHD: Tensor, more_HN: Tensor) -> Tensor:
-    """What was seen in two looks, as one: each by its share of the sum."""
-    share_NH1 = torch.sigmoid(total_HN - more_HN).T.unsqueeze(-1)
-    exact = share_NH1.dtype
-    return torch.lerp(other_NHD.to(exact), one_NHD.to(exact), share_NH1).to(one_NHD.dtype)
+def _gathered(slope_KGD: Tensor, plan: Plan) -> Tensor:
+    """The gradient of all cells' keys, from that of the keys that were read."""
+    if plan.own_N is None or plan.copies_C is None or plan.copied_C is None:
+        return slope_KGD
+    own_NGD, more_CGD = slope_KGD[plan.own_N], slope_KGD[plan.copies_C]
+    if not plan.often:
+        return own_NGD.index_add_(0, plan.copied_C, more_CGD)
+    # Of many, 16 bits would lose what each adds.
+    exact = torch.promote_types(own_NGD.dtype, torch.float32)
+    total_NGD = own_NGD.to(exact).index_add_(0, plan.copied_C, more_CGD.to(exact))
+    return total_NGD.to(own_NGD.dtype)

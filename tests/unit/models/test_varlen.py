@@ -28,23 +28,27 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "_backward", flash.backward)
 
 
-def test_the_calls_that_a_table_comes_to() -> None:
+def test_the_call_that_a_table_comes_to() -> None:
     layout = flat(ROWS)
     table = spans(layout.documents_RC, layout.segments_RC, 3)
     plan = varlen.plan_of(table, torch.device("cpu"))
-    assert plan.own.begins.tolist() == [0, 5, 6, 10, 15, 16, 18, 20, 23]
-    assert (plan.own.longest, plan.askers.longest, plan.prompts.longest) == (5, 5, 3)
-    # Two responses look at the first prompt, as one piece, and one at the second.
-    assert plan.asking_A.tolist() == [5, 6, 7, 8, 9, 15]
-    assert plan.askers.begins.tolist() == [0, 5, 6]
-    assert plan.asked_P.tolist() == [0, 1, 2, 10, 11]
-    assert plan.prompts.begins.tolist() == [0, 3, 5]
+    assert plan.queries.begins.tolist() == [0, 5, 6, 10, 15, 16, 18, 20, 23]
+    assert (plan.queries.longest, plan.keys.longest) == (5, 7)
+    # Two responses look at the first prompt, and one at the second.
+    assert plan.keys.begins.tolist() == [0, 5, 9, 16, 21, 24, 26, 28, 31]
+    assert plan.keys_K is not None
+    assert plan.copies_C is not None
+    assert plan.keys_K.tolist()[:18] == [*range(5), 0, 1, 2, 5, 0, 1, 2, 6, 7, 8, 9, 10, 11]
+    assert plan.keys_K[plan.own_N].tolist() == list(range(23))
+    assert plan.keys_K[plan.copies_C].tolist() == [0, 1, 2, 0, 1, 2, 10, 11]
+    assert plan.often
+    assert not varlen.Plan.of(table[:, :, :2], torch.device("cpu")).often
     assert varlen.plan_of(table, torch.device("cpu")) is plan
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("rows", [ROWS, ROWS[3:4]], ids=["prompts shared", "a text alone"])
-def test_two_calls_are_attention_under_the_mask_of_the_row(
+@pytest.mark.parametrize("rows", [ROWS, ROWS[3:5], ROWS[3:4]], ids=["many", "a pair", "one"])
+def test_it_is_attention_under_the_mask_of_the_row(
     kernel: None, groups: int, rows: list[Tokens]
 ) -> None:
     layout = flat(rows)
@@ -65,7 +69,7 @@ def test_two_calls_are_attention_under_the_mask_of_the_row(
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
-def test_16_bits_are_put_together_in_32(kernel: None) -> None:
+def test_16_bits_are_as_near_as_they_tell(kernel: None) -> None:
     layout = flat(ROWS)
     draw = torch.Generator().manual_seed(0)
     exact = [torch.randn(layout.cells, 4, 8, generator=draw) for _ in range(3)]
