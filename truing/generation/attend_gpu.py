@@ -4,6 +4,9 @@ A program does the heads of a slot that share a key. It reads the prompt's keys 
 once, where they lie, and sums in float32.
 """
 
+# What Triton compiles is its own language, which only looks like Python.
+# pyright: reportCallIssue=false
+
 import torch
 import triton
 import triton.language as tl
@@ -98,9 +101,9 @@ def attend(
     """What a new token of each slot sees, (S, heads * D).
 
     qkv (S, heads + 2 groups, D) before they are turned; cosines and sines (S, D); own
-    (2, slots, groups, room, D) and prompts (2, P, groups, width, D), the keys and values of a layer,
-    of which the new ones are written; places: of each slot how many tokens it has, (S,), and the row
-    of its prompt, (S,), and of each prompt how many it has, (P,), all int64.
+    (2, slots, groups, room, D) and prompts (2, P, groups, width, D), the keys and values of a
+    layer, of which the new ones are written; places: of each slot how many tokens it has, (S,), and
+    the row of its prompt, (S,), and of each prompt how many it has, (P,), all int64.
     """
     (count, _, dim), (groups, room) = qkv_SHD.shape, own.shape[2:4]
     heads = qkv_SHD.shape[1] - 2 * groups

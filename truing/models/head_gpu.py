@@ -2,6 +2,9 @@
 their place in one more pass, whatever bits they have; sums are float32.
 """
 
+# What Triton compiles is its own language, which only looks like Python.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+
 from collections.abc import Sequence
 
 import torch
@@ -117,7 +120,7 @@ def turn_into_slope(
     logp_N, spread_N = (total_N if g is None else g.float().contiguous() for g in wanted)
     _slope[(rows, triton.cdiv(words, WORDS))](
         logits_NV, target_N, total_N, logp_N, entropies[0] if entropies else total_N, spread_N,
-        words, *bend[:2], lowest, BENT=bend[2], LOGP=wanted[0] is not None, SPREAD=wanted[1] is not None, WORDS=WORDS,
-        num_warps=8,
+        words, *bend[:2], lowest, BENT=bend[2], LOGP=wanted[0] is not None,
+        SPREAD=wanted[1] is not None, WORDS=WORDS, num_warps=8,
     )  # fmt: skip
     return logits_NV

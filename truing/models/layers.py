@@ -1,9 +1,9 @@
 """What lies between the matrix products of the Llama family's layers: norms, gates, rotations.
 
-torch goes over memory many times for each; where products are fast, on a GPU or a CPU with AMX, that
-takes much of a step. Here each goes over it once each way, on a CPU by `layers_c`, on a GPU by
-`layers_gpu`. The transformers modules stay what they are; only their class becomes one that asks
-these first.
+torch goes over memory many times for each; where products are fast, on a GPU or a CPU with AMX,
+that takes much of a step. Here each goes over it once each way, on a CPU by `layers_c`, on a GPU
+by `layers_gpu`. The transformers modules stay what they are; only their class becomes one that
+asks these first.
 """
 
 import sys
@@ -44,7 +44,7 @@ def on_gpu() -> Any:
     try:
         from truing.models import layers_gpu
 
-        layers_gpu.norm(*torch.ones(2, 8, device="cuda"), 1.0)
+        layers_gpu.norm(torch.ones(8, device="cuda"), torch.ones(8, device="cuda"), 1.0)
     except (ImportError, RuntimeError, OSError, SubprocessError):
         return None
     return layers_gpu
@@ -63,9 +63,7 @@ class _Norm(torch.autograd.Function):
     """x (..., H) over its root mean square, times a weight (H,)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, epsilon: float, ways: Kernels
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, ways: Kernels) -> Tensor:
         x, weight, ctx.ways = x.contiguous(), weight.contiguous(), ways
         out, scale = ways.norm(x, weight, epsilon)
         ctx.save_for_backward(x, weight, scale)

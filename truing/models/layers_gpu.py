@@ -4,6 +4,9 @@ All sums are float32, in whatever 16 or 32 bits the numbers lie. Triton comes wi
 is a GPU it can serve; with TRITON_INTERPRET=1 its kernels run on any machine, as the tests do.
 """
 
+# What Triton compiles is its own language, which only looks like Python.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from typing import Any
 
 import torch
@@ -94,9 +97,7 @@ def _norm_back(ahead_at, x_at, weight_at, scale_at, into_at, part_at, rows, widt
     tl.store(part_at + tl.program_id(0) * width + column, part, mask=inside)
 
 
-def norm_back(
-    ahead: Tensor, x: Tensor, weight: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
+def norm_back(ahead: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight of a `norm`."""
     rows, width = scale.numel(), len(weight)
     into, tile = torch.empty_like(x), _tile(width)

@@ -1,8 +1,9 @@
 """Attention of texts that lie one behind the other, on a GPU: all spans of a row in one call.
 
-torch's flash kernel reads pieces of any lengths in one launch, and where it is causal it counts from
-the end of queries and keys alike. So a span (`truing.models.attention.spans`) is a piece of queries,
-and its keys are those of the prompt that it looks at elsewhere, copied in front of its own.
+torch's flash kernel reads pieces of any lengths in one launch, and where it is causal it counts
+from the end of queries and keys alike. So a span (`truing.models.attention.spans`) is a piece of
+queries, and its keys are those of the prompt that it looks at elsewhere, copied in front of its
+own.
 
 The kernel has 16-bit formats only: `fits` says where.
 """
@@ -31,7 +32,7 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Sequence[int] | Numbers, device: torch.device) -> "Pieces":
-        begins = np.cumsum([0, *sizes], dtype=np.int32)
+        begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
         return cls(torch.from_numpy(begins).to(device), int(max(sizes, default=0)))
 
 
@@ -56,13 +57,13 @@ class Plan(NamedTuple):
         if not end_S.any():
             return cls(queries, queries)
         runs = np.stack([top_S, end_S, start_S, stop_S], 1).reshape(-1, 2)
-        keys_K = np.concatenate([np.arange(*run) for run in runs])
-        own_K = np.repeat(np.arange(len(runs)) % 2 == 1, runs[:, 1] - runs[:, 0])
-        copied_C = keys_K[~own_K]
-        places = keys_K, own_K.nonzero()[0], (~own_K).nonzero()[0], copied_C
-        often = len(copied_C) > len(np.unique(copied_C))
+        read = np.concatenate([np.arange(*run) for run in runs])
+        own = np.repeat(np.arange(len(runs)) % 2 == 1, runs[:, 1] - runs[:, 0])
+        places = read, own.nonzero()[0], (~own).nonzero()[0], read[~own]
+        often = len(read[~own]) > len(np.unique(read[~own]))
         keys = Pieces.of(stop_S - start_S + end_S - top_S, device)
-        return cls(queries, keys, *(torch.from_numpy(x).to(device) for x in places), often)
+        keys_K, own_N, copies_C, copied_C = (torch.from_numpy(x).to(device) for x in places)
+        return cls(queries, keys, keys_K, own_N, copies_C, copied_C, often)
 
 
 # Every layer of a pass has the same table: its plan is made, and sent to the device, once.
