@@ -1,7 +1,7 @@
 """Attention of texts that lie one behind the other, on a GPU: all spans of a row in two calls.
 
 torch's flash kernel reads pieces of any lengths in one launch. So the spans of a row
-(`truing.models.attention.spans`) are one call, each looking at itself, and those that look at a
+(`truing.data.layout.spans`) are one call, each looking at itself, and those that look at a
 prompt elsewhere a second one; the two are put together by the logarithms of their sums.
 
 Source: as in `truing.models.attention`. The kernel has 16-bit formats only: `fits` says where.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -53,7 +54,8 @@ class Plan(NamedTuple):
         prompts = [range(*key) for key, _ in looks]
 
         def cells(pieces: Sequence[range]) -> tuple[Tensor, Pieces]:
-            flat = torch.tensor([cell for piece in pieces for cell in piece], dtype=torch.long)
+            parts = [np.arange(piece.start, piece.stop) for piece in pieces]
+            flat = torch.from_numpy(np.concatenate(parts or [np.arange(0)]))
             return flat.to(device), Pieces.of(list(map(len, pieces)), device)
 
         own = Pieces.of([stop - start for start, stop, *_ in rows], device)
