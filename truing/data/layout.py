@@ -5,15 +5,24 @@ model returns for a layout is per *sequence* (B, T), so nothing above this file 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Responses in a row that share its prompt where attention is masked, and so grows with the square
 # of the row: on two CPUs, with prompts twice as long as responses, 4 was quicker than 2 or 8.
 SHARERS = 4
+# Cells read by spans are rounded up to a multiple of this: kernels are made, and kept, for each
+# shape that occurs.
+CELLS = 64
+PICKED = "picked_4N"
+Numbers = NDArray[np.int64]
 
 
 class Tokens(NamedTuple):
@@ -37,6 +46,8 @@ class Layout:
     row, column, target, mask (B, T): for the t-th scored token of sequence b, the cell whose hidden
     state predicts it, its id, and whether it exists. last (B, 2): each sequence's final cell.
     saved: tokens of prompts that need not stand there again.
+
+    What follows from these is worked out once, where the layout was made: a GPU would be awaited.
     """
 
     ids_RC: Tensor
@@ -52,15 +63,47 @@ class Layout:
     saved: int = 0
 
     def to(self, device: torch.device | str) -> "Layout":
-        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors)
+        """There, in one piece: a GPU is not awaited, now or when what is known here is asked."""
+        device, here = torch.device(device), self.ids_RC.device
+        if device.type == here.type and device.index in (None, here.index):
+            return self
+        grids = {f.name: getattr(self, f.name) for f in fields(self)} | {PICKED: self.picked_4N}
+        grids = {name: grid for name, grid in grids.items() if isinstance(grid, Tensor)}
+        numbers = torch.cat([grid.reshape(-1).long() for grid in grids.values()])
+        pinned = here.type == "cpu" and device.type == "cuda"
+        numbers = (numbers.pin_memory() if pinned else numbers).to(device, non_blocking=pinned)
+        parts = numbers.split([grid.numel() for grid in grids.values()])
+        there = {
+            name: part.view(grid.shape).to(grid.dtype)
+            for (name, grid), part in zip(grids.items(), parts, strict=True)
+        }
+        known: dict[str, Any] = {PICKED: there.pop(PICKED), "tokens": self.tokens}
+        if self.kind in ("shared", "flat"):
+            known["table"] = self.table
+        moved = replace(self, **there)
+        vars(moved).update(known)
+        return moved
+
+    @cached_property
+    def picked_4N(self) -> Tensor:
+        """Of each scored token, one sequence behind the other: its place in a flat (B, T), the row
+        and column of the cell that predicts it, and its id."""
+        place_N = self.mask_BT.reshape(-1).nonzero().squeeze(-1)
+        grids = (self.row_BT, self.column_BT, self.target_BT)
+        return torch.stack([place_N, *(grid_BT.reshape(-1)[place_N] for grid_BT in grids)])
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The `spans` of its rows, with filling up to a multiple of `CELLS`; on the CPU, wherever
+        the layout is: every layer reads it there, and would else wait for a GPU."""
+        return spans(self.documents_RC, self.segments_RC, -self.cells % CELLS)
 
     @property
     def scored(self) -> int:
         """Number of scored tokens."""
-        return int(self.mask_BT.sum())
+        return self.picked_4N.shape[1]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Number of cells that hold a token."""
         return int((self.documents_RC >= 0).sum())
@@ -131,6 +174,46 @@ def _documents(sequences: Sequence[Tokens], most: int) -> list[list[int]]:
     return found
 
 
+class _Spots(NamedTuple):
+    """Where sequences stand, one behind the other through all rows: of each its number, row,
+    document and order in that, the tokens of its prompt and response, how many of them do not
+    stand there again, its cells and how many are in front of them; its column and its document's.
+    """
+
+    number: Numbers
+    row: Numbers
+    document: Numbers
+    order: Numbers
+    prompt: Numbers
+    response: Numbers
+    begin: Numbers
+    size: Numbers
+    start: Numbers
+    column: Numbers
+    top: Numbers
+
+    @classmethod
+    def of(cls, sequences: Sequence[Tokens], rows: list[list[list[int]]]) -> "_Spots":
+        told = np.array(
+            [
+                (i, r, document[0], order, *map(len, sequences[i]))
+                for r, row in enumerate(rows)
+                for document in row
+                for order, i in enumerate(document)
+            ],
+            dtype=np.int64,
+        )
+        number, row, document, order, prompt, response = told.T
+        # A prompt stands in front of the first response of a document.
+        begin = np.where(order > 0, prompt, 0)
+        size = prompt + response - begin
+        start = np.cumsum(size) - size
+        column = start - start[np.flatnonzero(np.diff(row, prepend=-1))][row]
+        heads = np.maximum.accumulate(np.where(order == 0, np.arange(len(order)), 0))
+        placed = begin, size, start, column, column[heads]
+        return cls(number, row, document, order, prompt, response, *placed)
+
+
 def _place(
     sequences: Sequence[Tokens],
     rows: list[list[list[int]]],
@@ -139,51 +222,80 @@ def _place(
     fill: int,
 ) -> Layout:
     """``rows``: of each its documents, of each its sequences, which share a prompt."""
+    # All tokens at once: in Python each would cost more than a GPU takes to learn from it.
     if any(s.length == 0 for s in sequences):
         raise ValueError("a sequence of no tokens cannot be placed")
-    # A prompt stands in front of the first response of a document.
-    opened = {document[0] for row in rows for document in row}
-    sizes = [s.length if i in opened else len(s.response) for i, s in enumerate(sequences)]
-    width = max(sum(sizes[i] for document in row for i in document) for row in rows)
-    cells = torch.zeros(4, len(rows), width, dtype=torch.long)
+    spots = _Spots.of(sequences, rows)
+    which = zip(spots.number.tolist(), spots.order.tolist(), strict=True)
+    parts = (sequences[i][1:] if order else sequences[i] for i, order in which)
+    total, width = int(spots.size.sum()), int((spots.column + spots.size).max())
+    flattened = chain.from_iterable(chain.from_iterable(parts))
+    ids_N = np.fromiter(flattened, dtype=np.int64, count=total)
+    # Of each cell its sequence's spot, and its position.
+    spot_N = np.repeat(np.arange(len(spots.size)), spots.size)
+    position_N = np.arange(total) - (spots.start - spots.begin)[spot_N]
+    segment_N = np.where(position_N < spots.prompt[spot_N], 0, 1 + spots.order[spot_N])
+    cells = np.zeros((4, len(rows) * width), dtype=np.int64)
     cells[0], cells[2] = fill, -1
-    alone = all(len(row) == len(row[0]) == 1 for row in rows)
-    # Of each sequence the scored ids, and the cells in front of them, which predict them.
-    scored: dict[int, tuple[int, list[int], list[int]]] = {}
-    last = torch.zeros(len(sequences), 2, dtype=torch.long)
-    for r, row in enumerate(rows):
-        c = 0
-        for document in row:
-            top = c
-            for order, i in enumerate(document):
-                (prompt, response), n = sequences[i], sizes[i]
-                ids, begin = [*prompt, *response], sequences[i].length - n
-                cells[:, r, c : c + n] = torch.tensor(
-                    [
-                        ids[begin:],
-                        list(range(begin, begin + n)),
-                        [document[0]] * n,
-                        [(1 + order) * (t >= len(prompt)) for t in range(begin, begin + n)],
-                    ]
-                )
-                # The first token of a document has nothing that predicts it.
-                first = max(1, 0 if score_prompt else len(prompt))
-                # Of a shared prompt the last token does; it stands at the document's top.
-                start = c - begin
-                before = [t + (top if t < begin else start) for t in range(first - 1, len(ids) - 1)]
-                scored[i] = (r, before, ids[first:])
-                last[i] = torch.tensor([r, c + n - 1])
-                c += n
-        # Filled cells continue the count where each sequence has a row: no mask is needed then.
-        # Else each is a document of its own, at position 0, which no context is too short for.
-        cells[1, r, c:] = torch.arange(c, width) if alone else 0
-    longest = max(1, max(len(ids) for _, _, ids in scored.values()))
-    grid = torch.zeros(4, len(sequences), longest, dtype=torch.long)
-    for i, (r, before, ids) in scored.items():
-        n = len(ids)
-        grid[:, i, :n] = torch.tensor([[r] * n, before, ids, [1] * n])
-    row_BT, column_BT, target_BT, mask_BT = grid
-    ids, positions, documents, segments = cells
+    front = spots.row * width + spots.column - spots.start
+    told_4N = np.stack([ids_N, position_N, spots.document[spot_N], segment_N])
+    cells[:, np.arange(total) + front[spot_N]] = told_4N
+    cells = cells.reshape(4, len(rows), width)
+    # Filled cells continue the count where each sequence has a row: no mask is needed then.
+    # Else each is a document of its own, at position 0, which no context is too short for.
+    if alone := len(rows) == len(sequences):
+        cells[1] = np.arange(width)
+    ids, positions, documents, segments = torch.from_numpy(cells)
+    row_BT, column_BT, target_BT, mask_BT = torch.from_numpy(_scored(spots, ids_N, score_prompt))
+    last = np.stack([spots.row, spots.column + spots.size - 1], -1)[np.argsort(spots.number)]
     places = (ids, positions, documents, segments, row_BT, column_BT, target_BT, mask_BT.bool())
-    saved = sum(tokens.length for tokens in sequences) - sum(sizes)
-    return Layout(*places, last, "padded" if alone else kind, saved)
+    saved = int(spots.begin.sum())
+    return Layout(*places, torch.from_numpy(last), "padded" if alone else kind, saved)
+
+
+def _scored(spots: _Spots, ids_N: Numbers, score_prompt: bool) -> Numbers:
+    """Of each scored token (B, T) the row and column of the cell that predicts it, its id, and 1;
+    (4, B, T)."""
+    # The first token of a document has nothing that predicts it.
+    first = np.maximum(1, spots.prompt * (not score_prompt))
+    count = spots.prompt + spots.response - first
+    back = np.argsort(spots.number)
+    b_M = np.repeat(np.arange(len(back)), count[back])
+    t_M = np.arange(len(b_M)) - (np.cumsum(count[back]) - count[back])[b_M]
+    spot_M = back[b_M]
+    before_M, begin_M = first[spot_M] - 1 + t_M, spots.begin[spot_M]
+    # Of a shared prompt the last token predicts; it stands at the document's top.
+    offset_M = np.where(before_M < begin_M, spots.top[spot_M], spots.column[spot_M] - begin_M)
+    target_M = ids_N[spots.start[spot_M] - begin_M + before_M + 1]
+    grid = np.zeros((4, len(back), max(1, count.max())), dtype=np.int64)
+    grid[:, b_M, t_M] = spots.row[spot_M], before_M + offset_M, target_M, np.ones_like(t_M)
+    return grid
+
+
+def spans(documents_RC: Tensor, segments_RC: Tensor, more: int = 0) -> Tensor:
+    """The table (1, 1, S, 4) of a layout's rows, one behind the other, and of ``more`` filling, as
+    `truing.models.attention` reads it; on the CPU.
+
+    documents, segments (R, C): as of `Layout`.
+    """
+    columns = documents_RC.shape[1]
+    document_N, segment_N = (x.cpu().numpy().reshape(-1) for x in (documents_RC, segments_RC))
+    ends_N = (np.diff(document_N) != 0) | (np.diff(segment_N) != 0)
+    ends_N[columns - 1 :: columns] = True
+    start = np.flatnonzero(np.concatenate([[True], ends_N]))
+    stop = np.append(start[1:], len(document_N))
+    document, segment, row = document_N[start], segment_N[start], start // columns
+    known = (np.diff(document, prepend=-1) == 0) & (np.diff(row, prepend=-1) == 0)
+    known &= document >= 0
+    # The run that opens the document of each, and is its prompt, if it has one.
+    opener = np.maximum.accumulate(np.where(known, 0, np.arange(len(start))))
+    prompted = known & (segment[opener] == 0)
+    prompt = np.stack([start, stop], -1)[opener] * prompted[:, None]
+    # The first response stands right behind its prompt, and is one span with it.
+    joined = prompted & (segment != 0) & (opener == np.arange(len(start)) - 1)
+    stop[:-1] = np.where(joined[1:], stop[1:], stop[:-1])
+    table = np.concatenate([start[:, None], stop[:, None], prompt], -1)[~joined]
+    if more:
+        end = len(document_N)
+        table = np.concatenate([table, [[end, end + more, 0, 0]]])
+    return torch.from_numpy(table)[None, None]

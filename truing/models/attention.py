@@ -1,11 +1,12 @@
 """Attention over one row of many texts, span by span: no filling, no mask, nothing computed twice.
 
 transformers hands whatever 4-dimensional mask it is given to each layer's attention function, as it
-is. In place of a mask `spans` makes a table of integers (1, 1, S, 4): a span's first cell, the cell
-behind its last, and the same of the prompt in front of it, which stands elsewhere in the row (0, 0
-where it has none). A cell sees those before it in its span, and all of that prompt. What it sees of
-both is put together by the logarithms of their sums, which torch's kernel for CPUs returns. All
-spans at once are done on a GPU by `varlen`, and on a CPU, where it can be built, by `spans.c`.
+is. In place of a mask it is given a table of integers (1, 1, S, 4), by `truing.data.layout.spans`:
+a span's first cell, the cell behind its last, and the same of the prompt in front of it, which
+stands elsewhere in the row (0, 0 where it has none). A cell sees those before it in its span, and
+all of that prompt. What it sees of both is put together by the logarithms of their sums, which
+torch's kernel for CPUs returns. All spans at once are done on a GPU by `varlen`, and on a CPU,
+where it can be built, by `spans.c`.
 
 Source: the sums of blocks as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, section 3.1).
 Differs: a mask over the row gives the same numbers, but in time with the square of the row.
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from truing.data.layout import spans as spans
 from truing.models.precision import HALF
 from truing.models.spans import Spans, serves
 from truing.models.varlen import Varlen, fits, plan_of
@@ -27,31 +28,6 @@ _forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 # What may change attention besides, by the names of transformers: with one of them, it is not ours.
 FOREIGN = ("softcap", "position_bias", "s_aux", "sliding_window")
-
-
-def spans(documents_RC: Tensor, segments_RC: Tensor, more: int = 0) -> Tensor:
-    """The table (1, 1, S, 4) of a layout's rows, one behind the other, and of ``more`` filling.
-
-    documents, segments (R, C): as of `truing.data.layout.Layout`.
-    """
-    apart_RC = torch.arange(len(documents_RC), device=documents_RC.device)[:, None]
-    cells_N3 = torch.stack([apart_RC.expand_as(documents_RC), documents_RC, segments_RC], -1)
-    runs_S3, sizes_S = cells_N3.view(-1, 3).unique_consecutive(dim=0, return_counts=True)
-    found: list[list[int]] = []
-    start, prompt, opened = 0, (0, 0), (-1, -1)
-    for (row, document, segment), size in zip(runs_S3.tolist(), sizes_S.tolist(), strict=True):
-        stop, known = start + size, opened == (row, document) and document >= 0
-        if known and segment and prompt == tuple(found[-1][:2]) and found[-1][2:] == [0, 0]:
-            found[-1][1] = stop  # the first response stands right behind its prompt
-        elif known:
-            found.append([start, stop, *prompt])
-        else:
-            found.append([start, stop, 0, 0])
-            prompt = (start, stop) if segment == 0 else (0, 0)
-        opened, start = (row, document), stop
-    found += [[start, start + more, 0, 0]] if more else []
-    # On the CPU, wherever the model is: every layer reads it there, and would else wait for a GPU.
-    return torch.tensor(found)[None, None]
 
 
 def attend(
@@ -145,6 +121,3 @@ class _Spans(torch.autograd.Function):
                     else:
                         into[:, :, where] += gradient
         return *(x.to(kind) for x in before), None, None
-
-
-ALL_ATTENTION_FUNCTIONS["sdpa"] = attend

@@ -13,11 +13,12 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
-from truing.data.layout import SHARERS, Layout, Tokens, flat, packed, padded, shared
+from truing.data.layout import CELLS, SHARERS, Layout, Tokens, flat, packed, padded, shared
 from truing.models import precision
-from truing.models.attention import spans
+from truing.models.attention import attend
 from truing.models.head import Scaling, figures
 from truing.models.layers import fuse
 from truing.models.loading import (
@@ -34,11 +35,12 @@ from truing.models.products import adopt
 
 # Columns of a row and scored tokens are rounded up to multiples of these. CPU kernels are made, and
 # kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
-COLUMNS, SCORED, CELLS = 16, 128, 64
+COLUMNS, SCORED = 16, 128
 # How several responses may lie in one row: told apart by spans, a mask, or restarting positions.
 How = Literal["spans", "mask", "restarts"]
 
 logging.disable_progress_bar()
+ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
 
 
 class Model(nn.Module):
@@ -100,17 +102,13 @@ class Model(nn.Module):
 
     def _in_one_row(self, layout: Layout) -> dict[str, Tensor]:
         """A layout's cells as inputs, all rows in one; by spans filled up to `CELLS`."""
-        grids = (layout.ids_RC, layout.positions_RC, layout.documents_RC, layout.segments_RC)
-        flattened = [grid_RC.reshape(1, -1) for grid_RC in grids]
+        grids = (layout.ids_RC, layout.positions_RC)
+        ids, positions = (grid_RC.reshape(1, -1) for grid_RC in grids)
         if layout.kind == "packed":
-            return {"input_ids": flattened[0], "position_ids": flattened[1]}
-        more = (0, -flattened[0].shape[1] % CELLS)
-        ids, positions = (nn.functional.pad(cells, more) for cells in flattened[:2])
-        return {
-            "input_ids": ids,
-            "position_ids": positions,
-            "attention_mask": spans(layout.documents_RC, layout.segments_RC, more[1]),
-        }
+            return {"input_ids": ids, "position_ids": positions}
+        more = (0, -layout.cells % CELLS)
+        ids, positions = (nn.functional.pad(cells, more) for cells in (ids, positions))
+        return {"input_ids": ids, "position_ids": positions, "attention_mask": layout.table}
 
     def _widened(self, layout: Layout) -> dict[str, Tensor]:
         """A layout's cells as inputs, filled on the right, as its own rows are, up to a multiple
@@ -240,11 +238,10 @@ class Policy(Model):
     ) -> tuple[Tensor, ...]:
         """Of each scored token (B, T) its log-prob at ``temperature`` and, with ``spread``, the
         entropy of its distribution; zero where the mask is."""
-        mask_BT = layout.mask_BT
-        row_N, column_N, target_N = (
-            _rounded_up(grid_BT[mask_BT])
-            for grid_BT in (layout.row_BT, layout.column_BT, layout.target_BT)
-        )
+        place_N, number = layout.picked_4N[0], layout.scored
+        # With zeros behind them up to a multiple of `SCORED`, once at least.
+        more = -number % SCORED if number else SCORED
+        row_N, column_N, target_N = nn.functional.pad(layout.picked_4N[1:], (0, more))
         with precision.mixed(self.device):
             found = figures(
                 self.core.get_output_embeddings(),
@@ -253,18 +250,16 @@ class Policy(Model):
                 Scaling.of(self.core.config.get_text_config(), temperature),
                 spread=spread,
             )
-        number, empty_BT = int(mask_BT.sum()), found[0].new_zeros(mask_BT.shape)
-        return tuple(empty_BT.masked_scatter(mask_BT, found_N[:number]) for found_N in found)
+        empty_BT = found[0].new_zeros(layout.mask_BT.shape)
+        return tuple(
+            empty_BT.view(-1).index_copy(0, place_N, found_N[:number]).view_as(empty_BT)
+            for found_N in found
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, float32 at least, with the scalings some families apply."""
         scaling = Scaling.of(self.core.config.get_text_config())
         return scaling(self.core.get_output_embeddings()(hidden))
-
-
-def _rounded_up(index_N: Tensor) -> Tensor:
-    """The indices, with zeros behind them up to a multiple of `SCORED`, once at least."""
-    return nn.functional.pad(index_N, (0, -len(index_N) % SCORED if len(index_N) else SCORED))
 
 
 def logp(model: nn.Module, layout: Layout, temperature: float = 1.0) -> Tensor:

@@ -13,14 +13,14 @@ from torch import Tensor
 from truing import console
 from truing.data.batch import Encoder
 from truing.data.formats import Dataset
-from truing.data.layout import Tokens
+from truing.data.layout import CELLS, Tokens
 from truing.data.profile import Figures, lines, profile, spread
 from truing.generation.continuous import read_at_once
 from truing.generation.llama import copied, known
 from truing.models.actor import ActorCritic
 from truing.models.head import CHUNK, FEW
 from truing.models.heads import ValueModel
-from truing.models.model import CELLS, SCORED, Model, Policy
+from truing.models.model import SCORED, Model, Policy
 from truing.models.roles import VALUE, adapter_name
 from truing.settings import TrainingConfig
 from truing.stages.budget import too_long

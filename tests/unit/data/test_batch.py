@@ -1,5 +1,6 @@
 """Texts to ids (one EOS, the prompt's ids those of sampling), and ids to layouts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import BOS, CHAT, END, byte_tokenizer, piece_tokenizer
 from truing.data.batch import Encoder
-from truing.data.layout import Layout, Tokens, packed, padded, shared
+from truing.data.layout import Layout, Tokens, flat, packed, padded, shared
 from truing.data.schema import Message
 
 BYTES, PIECES = byte_tokenizer(), piece_tokenizer()
@@ -266,6 +267,77 @@ def test_padded_or_packed_the_same_cells_predict_the_same_tokens(
             assert layout.segments_RC[here].sum() == len(sequence.response)
             assert here.any(-1).sum() == 1
     assert layout.ids_RC.shape[1] <= capacity
+
+
+# Neighbours often answer the same prompt; any part may be empty, but not both.
+ANSWERS = (
+    st.lists(
+        st.builds(
+            lambda prompt, ids: Tokens(prompt, tuple(ids) if prompt or ids else (1,)),
+            st.sampled_from([(), (7,), (7, 8, 9)]),
+            st.lists(st.integers(1, 99), max_size=4),
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)  # fmt: skip
+
+
+def token_by_token(layout: Layout, sequences: list[Tokens]) -> None:
+    """Each sequence's cells, found by its document and segment, hold it; and so its figures."""
+    documents, segments = layout.documents_RC, layout.segments_RC
+    for b, (prompt, response) in enumerate(sequences):
+        row, last = layout.last_B2[b].tolist()
+        own = documents[row] == documents[row, last]
+        # A response of no tokens ends where its prompt does, or where the last response did.
+        segment = int(segments[row, last]) if response else -1
+        seen = own & ((segments[row] == 0) | (segments[row] == segment))
+        cells = seen.nonzero().squeeze(-1).tolist()
+        assert layout.ids_RC[row, cells].tolist() == [*prompt, *response]
+        assert layout.positions_RC[row, cells].tolist() == list(range(len(cells)))
+        first = max(1, len(prompt))
+        count = int(layout.mask_BT[b].sum())
+        assert count == len(prompt) + len(response) - first
+        assert layout.row_BT[b, :count].tolist() == [row] * count
+        assert layout.column_BT[b, :count].tolist() == cells[first - 1 : -1]
+        assert layout.target_BT[b, :count].tolist() == [*prompt, *response][first:]
+
+
+@given(ANSWERS, st.integers(1, 4))
+def test_what_stands_in_a_row_is_each_sequence(sequences: list[Tokens], fill: int) -> None:
+    capacity = max(tokens.length for tokens in sequences) + 3
+    for layout in (
+        padded(sequences, fill=fill),
+        packed(sequences, capacity=capacity, fill=fill),
+        shared(sequences, fill=fill),
+        flat(sequences, fill=fill),
+    ):
+        token_by_token(layout, sequences)
+        held = sum(tokens.length for tokens in sequences) - layout.saved
+        assert layout.tokens == int((layout.documents_RC >= 0).sum()) == held
+        place_N, row_N, column_N, target_N = layout.picked_4N
+        assert place_N.tolist() == layout.mask_BT.view(-1).nonzero().squeeze(-1).tolist()
+        mask_BT = layout.mask_BT
+        assert torch.equal(row_N, layout.row_BT[mask_BT])
+        assert torch.equal(column_N, layout.column_BT[mask_BT])
+        assert torch.equal(target_N, layout.target_BT[mask_BT])
+        assert layout.scored == int(mask_BT.sum())
+
+
+def test_a_layout_that_moves_takes_along_what_is_known_of_it() -> None:
+    """A device without numbers cannot be asked for any, as a GPU should not be."""
+    here = flat([*TWO, TWO[1]])
+    there = here.to("meta")
+    assert (there.tokens, there.scored, there.cells) == (here.tokens, here.scored, here.cells)
+    assert there.picked_4N.shape == here.picked_4N.shape
+    assert torch.equal(there.table, here.table)
+    for name, grid in vars(here).items():
+        moved = vars(there)[name]
+        if name != "table" and isinstance(grid, torch.Tensor):
+            assert (moved.shape, moved.dtype, str(moved.device)) == (grid.shape, grid.dtype, "meta")
+    assert here.to("cpu") is here
+    # What is changed is worked out anew.
+    assert replace(here, mask_BT=torch.ones_like(here.mask_BT)).scored == here.mask_BT.numel()
 
 
 @given(SEQUENCES)

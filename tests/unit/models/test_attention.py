@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.conftest import tiny_folder
 from tests.invariance import double, exact
-from truing.data.layout import Layout, Tokens, flat, padded, shared
+from truing.data.layout import Layout, Tokens, flat, padded, shared, spans
 from truing.keys import generator
-from truing.models.attention import attend, spans
+from truing.models import model as module
+from truing.models.attention import attend
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp, sight
 
@@ -50,6 +54,32 @@ def test_the_table_of_spans() -> None:
     filled = spans(layout.documents_RC, layout.segments_RC, 4)
     assert filled[0, 0].tolist() == [*wanted, [17, 21, 0, 0]]
     assert (layout.tokens, layout.cells, layout.saved) == (17, 17, 6)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 2), st.integers(1, 3)), min_size=1),
+    st.integers(1, 3),
+)
+def test_spans_see_what_the_mask_shows(runs: list[tuple[int, int, int]], rows: int) -> None:
+    """Rows of prompts with and without responses, responses without prompts, and filling."""
+    cells: list[tuple[int, int]] = []
+    for run, (document, segments, size) in enumerate(runs):
+        if document < 0:
+            cells += [(-1, 0)] * size
+        else:
+            first = document % 2  # without a prompt
+            for segment in range(first, first + 1 + segments * (first == 0)):
+                cells += [(run, segment)] * size
+    cells += [(-1, 0)] * (-len(cells) % rows)
+    documents_RC, segments_RC = (torch.tensor(x).view(rows, -1) for x in zip(*cells, strict=True))
+    seen_RCC = sight(documents_RC, segments_RC)
+    found = torch.zeros(len(cells), len(cells), dtype=torch.bool)
+    for start, stop, top, end in spans(documents_RC, segments_RC)[0, 0].tolist():
+        found[start:stop, start:stop] = torch.ones(stop - start, stop - start).tril().bool()
+        found[start:stop, top:end] = True
+    # What filling sees is nobody's business.
+    text = documents_RC.view(-1) >= 0
+    assert torch.equal(found[text], torch.block_diag(*seen_RCC.int()).bool()[text])
 
 
 def test_spans_are_attention_under_the_mask_of_the_row() -> None:
@@ -102,6 +132,30 @@ def test_prompts_that_are_scored_stand_for_each_response(policy: Policy) -> None
     assert (layout.kind, layout.saved) == ("flat", 0)
     wanted = logp(policy, padded(ROWS, score_prompt=True))
     torch.testing.assert_close(logp(policy, layout), wanted, atol=1e-6, rtol=0)
+
+
+def test_a_pass_over_one_row_asks_its_device_for_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would be awaited there. Where tensors have no numbers, asking for one is an error."""
+    policy = load_policy(tiny_folder(tmp_path / "m", "llama"), Loading(dtype="bfloat16"))
+    policy.network.to("meta")
+    monkeypatch.setitem(policy._trials, ("spans", policy.device), True)
+
+    def blind(_: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **more: Any):
+        assert mask.device.type == "cpu"
+        return query.transpose(1, 2).contiguous(), None
+
+    def figures(_: Any, hidden_NH: Tensor, *rest: Any, **more: Any) -> tuple[Tensor, ...]:
+        return hidden_NH.float().sum(-1), hidden_NH.float().mean(-1)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", blind)
+    monkeypatch.setattr(module, "figures", figures)
+    layout = policy.place(ROWS).to("meta")
+    assert layout.kind == "flat"
+    found = policy(layout)
+    assert found.shape == layout.mask_BT.shape
+    found.sum().backward()
 
 
 @pytest.mark.parametrize(

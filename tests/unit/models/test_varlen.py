@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from tests import flash
-from truing.data.layout import Tokens, flat
+from truing.data.layout import Tokens, flat, spans
 from truing.models import varlen
-from truing.models.attention import spans
 from truing.models.model import sight
 
 ROWS = [
