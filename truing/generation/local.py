@@ -98,8 +98,12 @@ class LocalEngine:
         longest = max(len(r.prompt) + r.limit for r in responses)
         if not known(self.policy.core, longest):
             return None
-        model = Llama(self.policy.core)
-        return model if agrees(self.policy, model) else None
+        policy, model = self.policy, Llama(self.policy.core)
+        if policy.core is policy.network:
+            agreed = policy.tried("sampler", lambda: agrees(policy, model))
+        else:  # what adapters do shows only when they have learnt something
+            agreed = agrees(policy, model)
+        return model if agreed else None
 
     def _slots(self, model: Llama, responses: Sequence[Response]) -> Slots:
         """As many slots as are wanted and fit into memory."""

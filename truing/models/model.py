@@ -54,7 +54,7 @@ class Model(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.version = 0
-        self._trials: dict[tuple[How, torch.device], bool] = {}
+        self._trials: dict[tuple[str, torch.device], bool] = {}
         adopt(self.core)
         fuse(self.core)
 
@@ -174,16 +174,22 @@ class Model(nn.Module):
         """Whether flash attention keeps texts in one row apart by themselves."""
         return "flash" in self._attention and self._tried("restarts")
 
-    def _tried(self, how: How) -> bool:
-        """Whether the model, where it is now, reads responses in one row: tried out but once."""
-        key = how, self.device
+    def tried(self, what: str, trial: Callable[[], bool]) -> bool:
+        """The outcome of a trial of the model where it is now, which is made but once."""
+        key = what, self.device
         if key not in self._trials:
-            ways = {"spans": ("sdpa",), "mask": ("eager", "sdpa"), "restarts": (self._attention,)}
-            known = self._attention in ways[how] and not (self._windows and how != "restarts")
-            random = any(getattr(m, "attention_dropout", 0.0) for m in self.core.modules())
-            known &= not (random and how == "spans")
-            self._trials[key] = known and self._reads(how)
+            self._trials[key] = trial()
         return self._trials[key]
+
+    def _tried(self, how: How) -> bool:
+        """Whether the model reads responses in one row."""
+        return self.tried(how, lambda: self._may_read(how) and self._reads(how))
+
+    def _may_read(self, how: How) -> bool:
+        ways = {"spans": ("sdpa",), "mask": ("eager", "sdpa"), "restarts": (self._attention,)}
+        known = self._attention in ways[how] and not (self._windows and how != "restarts")
+        random = any(getattr(m, "attention_dropout", 0.0) for m in self.core.modules())
+        return known and not (random and how == "spans")
 
     def _reads(self, how: How) -> bool:
         """Whether two responses to one prompt, in one row, come out as each alone."""

@@ -26,6 +26,8 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(self: Any, policy: Policy, model: Any, slots: Any, counts: Any, **more: Any) -> None:
         honest(self, policy, model, slots, counts, **more)
         self.replay = replay.Replay(model, slots, self.turn)
+        for kept in (slots.own, slots.prompts):  # a GPU's are zeros, for a mask hides no NaN
+            kept.zero_()
 
     monkeypatch.setattr(continuous.Continuous, "__init__", begun)
 
