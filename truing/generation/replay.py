@@ -17,8 +17,9 @@ from truing.generation.cache import Slots
 from truing.generation.llama import Llama
 from truing.models.layers import on_gpu
 
-# Besides the step of all slots there is one of a quarter of them, and so on: few cost less.
-SHRINK = 4
+# Besides the step of all slots there is one of a quarter of them, and so on: few cost less. Of fewer
+# than these it does not pay to record one more: to read the weights takes as long for one.
+SHRINK, FEWEST = 4, 16
 
 
 class Replay:
@@ -35,7 +36,7 @@ class Replay:
         )
         self.width_P = torch.ones(slots.prompts.shape[2], dtype=torch.long, device=device)
         self.sizes = [count]
-        while self.sizes[-1] > SHRINK:
+        while self.sizes[-1] >= SHRINK * FEWEST:
             self.sizes.append(-(-self.sizes[-1] // SHRINK))
         self.attention = way(slots.own)
         self.steps: dict[int, Callable[[], Tensor]] = {}

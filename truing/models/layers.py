@@ -112,7 +112,10 @@ def _rotating(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
         alike = cos.shape == sin.shape == q[:, 0].shape == k[:, 0].shape
-        ways = kernels(q, k, cos, sin)
+        ways = kernels(q, k)
+        # Under autocast angles are float32, and what is turned by them is rounded afterwards.
+        mixed = ways is not layers_c and torch.is_autocast_enabled(q.device.type)
+        alike &= cos.dtype == sin.dtype and (mixed or cos.dtype == q.dtype)
         if more or named or not alike or ways is None:
             return original(q, k, cos, sin, *more, **named)
         turns = cos.contiguous(), sin.contiguous(), ways

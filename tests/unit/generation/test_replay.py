@@ -135,7 +135,7 @@ def test_few_slots_go_through_a_smaller_step(tmp_path: Path, steady: None) -> No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay.Replay, "__init__", kept)
-        requests = [Request((5, 6, 7), i) for i in range(43)]
-        LocalEngine(policy, batch_size=40).generate(requests, Sampling(max_completion_length=60))
-    assert made[-1].sizes == [40, 10, 3]
-    assert set(made[-1].steps) == {40, 3}
+        requests = [Request((5, 6, 7), i) for i in range(83)]
+        LocalEngine(policy, batch_size=80).generate(requests, Sampling(max_completion_length=60))
+    assert made[-1].sizes == [80, 20]
+    assert set(made[-1].steps) == {80, 20}
