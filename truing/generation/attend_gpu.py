@@ -7,12 +7,10 @@ once, where they lie, and sums in float32.
 # What Triton compiles is its own language, which only looks like Python.
 # pyright: reportCallIssue=false
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 # Keys that are looked at together; rows of queries that the matrix unit takes at the least.
 TOGETHER, LEAST = 64, 16
 

@@ -7,6 +7,7 @@ by itself. Graphs read the weights in place, and so are of one `Llama`.
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -15,11 +16,12 @@ from torch.nn import functional as F
 from truing.generation.attention import rotated
 from truing.generation.cache import Slots
 from truing.generation.llama import Llama
-from truing.models.layers import on_gpu
+from truing.models.gpu import kernels
 
-# Besides the step of all slots there is one of a quarter of them, and so on: few cost less. Of fewer
-# than these it does not pay to record one more: to read the weights takes as long for one.
+# Besides the step of all slots there is one of a quarter of them, and so on: few cost less. Where
+# that would be fewer than so many, it does not pay: to read the weights takes as long for one.
 SHRINK, FEWEST = 4, 16
+KERNELS = "truing.generation.attend_gpu"
 
 
 class Replay:
@@ -106,11 +108,10 @@ class Fused(Steady):
     """By `attend_gpu`."""
 
     def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
-        from truing.generation.attend_gpu import attend
-
         kept = self.slots.own[layer], self.slots.prompts[layer]
         places = self.length_S, self.prompt_S, self.width_P
-        return attend(qkv_NHD, (self.cos_SD, self.sin_SD), *kept, places, self.model.scale)
+        turn = self.cos_SD, self.sin_SD
+        return import_module(KERNELS).attend(qkv_NHD, turn, *kept, places, self.model.scale)
 
 
 class Masked(Steady):
@@ -144,8 +145,4 @@ class Masked(Steady):
 
 def way(own: Tensor) -> type[Fused | Masked]:
     """How the slots with such keys are read."""
-    if own.device.type != "cuda" or on_gpu() is None:
-        return Masked
-    from truing.generation.attend_gpu import FORMATS
-
-    return Fused if own.dtype in FORMATS else Masked
+    return Masked if kernels(KERNELS, own) is None else Fused

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from truing.algorithms.tokens import entropy, token_logp
-from truing.models.layers import on_gpu
+from truing.models import gpu
 from truing.models.products import is_linear, multiply, pieces_here, product
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
@@ -23,8 +23,6 @@ CHUNK = 2048
 FEW = 256
 # In place of a logit of minus infinity: its exponential is 0 all the same, and 0 times it is 0.
 LOWEST = -1e30
-# Numbers that `head_gpu` reads.
-FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Scaling(NamedTuple):
@@ -129,11 +127,7 @@ class _Figures(torch.autograd.Function):
 
 def kernels(logits_NV: Tensor) -> Any:
     """`head_gpu`, where it reads such logits; else None."""
-    if logits_NV.device.type != "cuda" or logits_NV.dtype not in FORMATS or on_gpu() is None:
-        return None
-    from truing.models import head_gpu
-
-    return head_gpu
+    return gpu.kernels("truing.models.head_gpu", logits_NV)
 
 
 def _read(

@@ -9,14 +9,13 @@ asks these first.
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
-from subprocess import SubprocessError
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from truing.models import layers_c
+from truing.models import gpu, layers_c
 
 # Models by transformers' names for them: their norms, gates and rotations are alike.
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
@@ -38,25 +37,14 @@ class Kernels(Protocol):
     def turn(self, x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor: ...
 
 
-@cache
-def on_gpu() -> Any:
-    """`layers_gpu`, or None where Triton, or the C compiler that it needs, is not."""
-    try:
-        from truing.models import layers_gpu
-
-        layers_gpu.norm(torch.ones(8, device="cuda"), torch.ones(8, device="cuda"), 1.0)
-    except (ImportError, RuntimeError, OSError, SubprocessError):
-        return None
-    return layers_gpu
-
-
 def kernels(first: Tensor, *others: Tensor) -> Kernels | None:
     """What computes with such tensors in place of torch, if anything does."""
     kind, place = first.dtype, first.device
     if any(x.device != place or x.dtype != kind for x in others):
         return None
-    home: Any = layers_c if place.type == "cpu" else on_gpu() if place.type == "cuda" else None
-    return home if home is not None and home.fits(kind) else None
+    if place.type != "cpu":
+        return gpu.kernels("truing.models.layers_gpu", first)
+    return layers_c if layers_c.fits(kind) else None
 
 
 class _Norm(torch.autograd.Function):

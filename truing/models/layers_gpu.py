@@ -14,16 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 # Numbers that a program holds at once.
 TILE = 2048
 # Programs that share out the rows where each sums up something of its own.
 SHARERS = 512
-
-
-def fits(dtype: torch.dtype) -> bool:
-    """Whether there are kernels for numbers of this format."""
-    return dtype in FORMATS
 
 
 @triton.jit

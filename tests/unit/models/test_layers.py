@@ -4,6 +4,7 @@ import copy
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from transformers.models.llama import modeling_llama as llama
 
 from tests.conftest import tiny_folder
 from truing.data.layout import Tokens
-from truing.models import layers, layers_c, layers_gpu
+from truing.models import gpu, layers, layers_c, layers_gpu
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp
 
@@ -210,3 +211,31 @@ def test_without_a_compiler_torch_computes(tiny: Path, monkeypatch: pytest.Monke
     policy = load_policy(tiny, Loading(dtype="bfloat16"))
     assert layers.kernels(draw(2)) is None
     assert learnt(policy)[0].isfinite().all()
+
+
+def test_kernels_of_a_gpu_are_asked_only_where_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "truing.models.layers_gpu"
+    there: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16)
+    monkeypatch.setattr(gpu, "works", lambda: True)
+    assert gpu.kernels(name, there) is layers_gpu
+    assert layers.kernels(there, there) is layers_gpu
+    there.dtype = torch.float64
+    assert gpu.kernels(name, there) is None
+    assert gpu.kernels(name, draw(2)) is None
+    there.dtype = torch.float32
+    monkeypatch.setattr(gpu, "works", lambda: False)
+    assert gpu.kernels(name, there) is None
+
+
+@pytest.mark.parametrize("error", [ImportError, RuntimeError, FileNotFoundError])
+def test_where_triton_fails_torch_computes(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "ones", lambda *_, device: draw(8, dtype=torch.float32))
+    assert gpu.works.__wrapped__()
+
+    def failing(*_: object) -> None:
+        raise error("no compiler")
+
+    monkeypatch.setattr(layers_gpu, "norm", failing)
+    assert not gpu.works.__wrapped__()
