@@ -154,9 +154,9 @@ class Stage:
         learner.accelerator = mistake(accelerator) if mistake else accelerator
         grads: dict[str, Tensor] = {}
 
-        def spied(work: Any) -> Any:
+        def spied(*given: Any) -> Any:
             grads.update((n, p.grad.clone()) for n, p in learner._trained() if p.grad is not None)
-            return Learner._bounded(learner, work)
+            return Learner._bounded(learner, *given)
 
         learner._bounded = spied
         parts: list[Any] = [

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,22 +22,30 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _hashes(folder: Path, names: Sequence[str]) -> list[str]:
+    """`hash_file` of each, several at a time: large weights are in several files."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(hash_file, (folder / name for name in names)))
+
+
 def hash_folder(folder: str | Path, leave_out: Iterable[str] = ()) -> str:
     """SHA-256 over the sorted relative names and the contents of all files in a folder.
 
     ``leave_out`` names files or folders at the top that do not count.
     """
     root, digest, hidden = Path(folder), hashlib.sha256(), set(leave_out)
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    for name in names:
-        if name.split("/")[0] not in hidden:
-            digest.update(f"{name}\0{hash_file(root / name)}\n".encode())
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    names = [name for name in found if name.split("/")[0] not in hidden]
+    for name, told in zip(names, _hashes(root, names), strict=True):
+        digest.update(f"{name}\0{told}\n".encode())
     return digest.hexdigest()
 
 
 def sums(folder: Path, names: Iterable[str]) -> str:
     """The hashes of some files, as the program sha256sum writes them."""
-    return "".join(f"{hash_file(folder / name)}  {name}\n" for name in names)
+    names = list(names)
+    told = _hashes(folder, names)
+    return "".join(f"{each}  {name}\n" for each, name in zip(told, names, strict=True))
 
 
 def check(checkpoint: Path) -> None:

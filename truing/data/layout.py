@@ -36,6 +36,14 @@ class Tokens(NamedTuple):
         return len(self.prompt) + len(self.response)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on ``device``. What goes to a GPU from memory that cannot be swapped out goes by
+    itself; else whoever sends it would wait until the GPU has done all that it was told before."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Token sequences placed into the rows of a model's input (R rows, C columns).
@@ -69,9 +77,7 @@ class Layout:
             return self
         grids = {f.name: getattr(self, f.name) for f in fields(self)} | {PICKED: self.picked_4N}
         grids = {name: grid for name, grid in grids.items() if isinstance(grid, Tensor)}
-        numbers = torch.cat([grid.reshape(-1).long() for grid in grids.values()])
-        pinned = here.type == "cpu" and device.type == "cuda"
-        numbers = (numbers.pin_memory() if pinned else numbers).to(device, non_blocking=pinned)
+        numbers = sent(torch.cat([grid.reshape(-1).long() for grid in grids.values()]), device)
         parts = numbers.split([grid.numel() for grid in grids.values()])
         there = {
             name: part.view(grid.shape).to(grid.dtype)

@@ -76,14 +76,14 @@ class LocalEngine:
                 stock = Stock(self.policy, self.counts)
                 for start in range(0, len(order), self.batch_size):
                     stock.answer(order[start : start + self.batch_size], sampling, self.stops)
-                    release()
+                    release(self.policy.device)
             else:
                 self.counts.path = "llama"
                 slots = self._slots(model, order)
                 Continuous(self.policy, model, slots, self.counts).answer(
                     order, sampling, self.stops
                 )
-        release()
+        release(self.policy.device)
         return [r.trajectory(self.stops, self.policy.version, sampling) for r in responses]
 
     def _response(self, request: Request, sampling: Sampling) -> Response:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from truing.keys import generator
 from truing.models.heads import RewardModel
@@ -21,6 +24,8 @@ from truing.models.model import Model
 
 # The folder of adapters in a run's, and the file in it that says which weights they belong to.
 ADAPTER, BASE = "adapter", "base.json"
+# Bytes of a tensor that one core hashes at a time.
+PIECE = 2**26
 
 
 def add_lora(
@@ -68,19 +73,43 @@ def widen(weights: Iterable[nn.Parameter]) -> None:
         weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
 
 
+def hash_weights(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, formats and bytes of tensors in turn. Each piece of `PIECE` bytes has one
+    by itself, so that all cores work; few pieces of a GPU's tensors are in memory at a time."""
+    digest, cores = hashlib.sha256(), min(16, os.cpu_count() or 1)
+    waiting: deque[tuple[str, Future[bytes]]] = deque()
+
+    def take() -> None:
+        told, piece = waiting.popleft()
+        digest.update(told.encode())
+        digest.update(piece.result())
+
+    with ThreadPoolExecutor(cores) as pool:
+        for name, tensor in named:
+            told = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n"
+            flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+            for part in flat.split(PIECE):
+                waiting.append((told, pool.submit(_hashed, part.cpu())))
+                told = ""
+                if len(waiting) > cores:
+                    take()
+        while waiting:
+            take()
+    return digest.hexdigest()
+
+
+def _hashed(part: Tensor) -> bytes:
+    return hashlib.sha256(part.numpy().data).digest()
+
+
 def fingerprint(body: nn.Module) -> str:
-    """SHA-256 over the names, formats and bytes of a body's weights, adapters left out."""
+    """`hash_weights` of a body, adapters left out."""
     found = {
         name.replace(".base_layer.", "."): p
         for name, p in body.named_parameters()
         if ".lora_" not in name
     }
-    digest = hashlib.sha256()
-    for name, weight in sorted(found.items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        cells = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(cells.numpy().data)
-    return digest.hexdigest()
+    return hash_weights(sorted(found.items()))
 
 
 def _check_targets(network: nn.Module, targets: str | list[str]) -> None:

@@ -4,6 +4,8 @@ import ctypes
 from functools import cache
 from typing import Any
 
+import torch
+
 
 @cache
 def _libc() -> Any:
@@ -15,8 +17,14 @@ def _libc() -> Any:
         return None
 
 
-def release() -> None:
-    """Return freed pages to the system. Cheap, and without effect where glibc is not in use."""
-    library = _libc()
+def release(device: torch.device) -> None:
+    """Return freed pages to the system, after work on ``device``. Cheap, and without effect where
+    glibc is not in use.
+
+    Nothing of a GPU's: there torch keeps what is freed for its next tensors, and before it runs out
+    of memory it gives it back by itself and tries again. To ask for memory anew takes longer than
+    most kernels, and little of such work is done in the system's memory.
+    """
+    library = _libc() if device.type == "cpu" else None
     if library is not None:
         library.malloc_trim(0)

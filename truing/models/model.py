@@ -327,7 +327,7 @@ def _in_batches(
         with evaluating(cast(nn.Module, model)), precision.training():
             found = figure(layout).cpu()
         yield chunk, found
-    release()
+    release(model.device)
 
 
 def sequence_logps(policy: Policy, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:

@@ -6,13 +6,14 @@ is measured once before it is relied upon, unless the settings name another, and
 decoding, where it costs time and where sampled log-probs must be the trainer's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from truing.models import products
 from truing.settings import TrainingConfig
@@ -132,3 +133,19 @@ def decoding() -> Iterator[None]:
         products.cutting(_pieces_of(NOTHING)),  # prompts have many rows
     ):
         yield
+
+
+def total_norm(grads: Sequence[Tensor]) -> Tensor:
+    """The norm of some gradients together; of those in 16 bits in float32, for they would round it
+    to two digits."""
+    if all(grad.dtype in (torch.float32, torch.float64) for grad in grads):
+        return nn.utils.get_total_norm(grads)
+    # As torch does it above: a GPU takes those of one kind together, where each is a launch.
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for grad in grads:
+        alike.setdefault((grad.device, grad.dtype), []).append(grad)
+    norms: list[Tensor] = []
+    for (_, dtype), part in alike.items():
+        finer = torch.promote_types(dtype, torch.float32)
+        norms += torch._foreach_norm(part, dtype=finer)  # pyright: ignore
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from truing import console
-from truing.data.layout import Layout
+from truing.data.layout import Layout, sent
 from truing.keys import generator
 from truing.models import precision
 from truing.models.actor import ActorCritic
@@ -44,7 +44,7 @@ class Batch:
     rows: Sequence[Any] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        extra = {name: value.to(device) for name, value in self.extra.items()}
+        extra = {name: sent(value, device) for name, value in self.extra.items()}
         return Batch(self.layout.to(device), extra, self.rows)
 
 
@@ -87,15 +87,6 @@ class Objective(Protocol[Row]):
         ...
 
 
-def total_norm(grads: Sequence[Tensor]) -> Tensor:
-    """The norm of some gradients together; of those in 16 bits in float32, for they would round it
-    to two digits."""
-    if all(grad.dtype in (torch.float32, torch.float64) for grad in grads):
-        return nn.utils.get_total_norm(grads)
-    norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in grads]
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
-
-
 def make_optimizer(
     model: nn.Module, config: OptimTopic, rates: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
@@ -130,8 +121,12 @@ class Diverged(FloatingPointError):
         self.terms, self.rows = list(terms), list(rows)
 
 
-# An objective and its rows of one optimiser step, on all ranks together.
+# An objective and its rows of one optimiser step, on all ranks together; and with one rank's rows
+# in micro-batches.
 Part = tuple[Objective[Any], Sequence[Any]]
+Work = tuple[Objective[Any], Sequence[Batch]]
+# A micro-batch that was read: its loss and sums.
+Pass = tuple[Batch, Tensor, Sums]
 
 
 class Learner:
@@ -178,8 +173,14 @@ class Learner:
         # Dropout, where there is any, draws from torch's own generator: key that too.
         key = generator(self.seed, "dropout", self.taken, rank)
         torch.manual_seed(int(key.integers(2**63)))
-        sums = _accumulate(self.accelerator, self.wrapped, work, self.taken)
-        norm, skip = self._bounded(work)
+        sums, passes = _accumulate(self.accelerator, self.wrapped, work)
+        total = precision.total_norm([p.grad for _, p in self._trained() if p.grad is not None])
+        # A GPU is awaited once a step, here: its loss and norm are needed before weights change,
+        # and while they do so the next step is prepared.
+        figures = means({**sums, "grad_norm": (total, torch.ones_like(total))})
+        if not math.isfinite(figures["loss"]):
+            check_losses(passes, self.taken)
+        skip = self._bounded(total, figures["grad_norm"], work)
         rate = float(self.schedule.get_last_lr()[0])
         if skip:
             self.optimizer.zero_grad()  # without gradients a step changes nothing
@@ -187,17 +188,16 @@ class Learner:
         self.optimizer.zero_grad()
         self.model.version += not skip
         if self.taken % TRIM == 0:
-            release()
+            release(self.model.device)
         watched = {} if self.config.guard_grad_norm is None else {"guard/skipped": float(skip)}
-        return {**means(sums), "grad_norm": norm, "learning_rate": rate, **watched}
+        return {**figures, "learning_rate": rate, **watched}
 
-    def _bounded(self, work: Sequence[tuple[Any, Sequence[Batch]]]) -> tuple[float, bool]:
-        """Shorten the gradient where it is too long; its length before, and whether the guard says
-        that this step is to be skipped."""
-        found = {n: p.grad for n, p in self._trained() if p.grad is not None}
-        total = total_norm(list(found.values()))
-        norm, rows = float(total), [row for _, batches in work for b in batches for row in b.rows]
+    def _bounded(self, total: Tensor, norm: float, work: Sequence[Work]) -> bool:
+        """Shorten the gradient where it is too long; whether the guard says that this step is to
+        be skipped. ``total``, ``norm``: its length, where it was computed and as it was read."""
+        rows = [row for _, batches in work for b in batches for row in b.rows]
         if not math.isfinite(norm):
+            found = {n: p.grad for n, p in self._trained() if p.grad is not None}
             names = [n for n, grad in found.items() if not bool(grad.isfinite().all())]
             raise Diverged(
                 f"the gradient's norm is {norm} at step {self.taken}, first in "
@@ -211,9 +211,9 @@ class Learner:
             nn.utils.clip_grads_with_norm_(weights, self.config.max_grad_norm, total)
         guard = self.config.guard_grad_norm
         if guard is None or norm <= guard:
-            return norm, False
+            return False
         what = f"the gradient's norm is {norm:.4g} at step {self.taken}, above guard_grad_norm"
-        return norm, guarded(self.config, what, ["grad_norm"], rows)
+        return guarded(self.config, what, ["grad_norm"], rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """What it has learnt so far: the trained weights and the optimiser's moments of each."""
@@ -284,12 +284,10 @@ def guarded(config: OptimTopic, what: str, terms: Sequence[str], rows: Sequence[
 
 
 def _accumulate(
-    accelerator: Accelerator,
-    wrapped: nn.Module,
-    work: Sequence[tuple[Objective[Any], Sequence[Batch]]],
-    number: int,
-) -> Sums:
-    """Forward and backward of one optimiser step's micro-batches; its metrics, over all ranks."""
+    accelerator: Accelerator, wrapped: nn.Module, work: Sequence[Work]
+) -> tuple[Sums, list[Pass]]:
+    """Forward and backward of one optimiser step's micro-batches; its metrics, over all ranks, and
+    what there was of each, unread: a GPU goes from one to the next without being awaited."""
     # A pass without gradients is no business of DDP's.
     bare = accelerator.unwrap_model(wrapped)
     queue = [
@@ -298,28 +296,34 @@ def _accumulate(
         for totals in [global_totals(accelerator, objective, batches, bare)]
         for batch in batches
     ]
-    sums: Sums = {}
+    sums, passes = Sums(), list[Pass]()
     for i, (objective, batch, totals) in enumerate(queue, start=1):
         last = i == len(queue)
         with enough_memory(batch), precision.training(), _synchronised(accelerator, wrapped, last):
             loss, stats = objective.loss(wrapped, batch.to(accelerator.device), totals)
-            if not bool(torch.isfinite(loss)):
-                terms = [n for n, (total, _) in stats.items() if not bool(total.isfinite())]
-                raise Diverged(
-                    f"the loss is {float(loss.detach())} at step {number}, micro-batch {i} of "
-                    f"{len(queue)}{' (' + ', '.join(terms) + ')' if terms else ''}: nothing was "
-                    "updated. Lower learning_rate, or look for a faulty row",
-                    terms or ["loss"],
-                    batch.rows,
-                )
             # DDP averages gradients over ranks; the totals are global already, so undo the
             # average. This is the only place where the world size enters a loss.
             accelerator.backward(loss * accelerator.num_processes)
+        passes.append((batch, loss.detach(), stats))
         add_sums(sums, {"loss": (loss.detach(), torch.zeros_like(loss)), **stats})
     sums["loss"] = (sums["loss"][0], torch.ones_like(sums["loss"][0]) / accelerator.num_processes)
     layouts = (batch.layout for _, batch, _ in queue)
     sums |= of_layouts(layouts, accelerator.num_processes)
-    return gather_sums(accelerator, sums)
+    return gather_sums(accelerator, sums), passes
+
+
+def check_losses(passes: Sequence[Pass], number: int) -> None:
+    """Raise `Diverged` for the first of a step's micro-batches whose loss is not finite."""
+    for i, (batch, loss, stats) in enumerate(passes, start=1):
+        if not bool(torch.isfinite(loss)):
+            terms = [n for n, (total, _) in stats.items() if not bool(total.isfinite())]
+            raise Diverged(
+                f"the loss is {float(loss)} at step {number}, micro-batch {i} of "
+                f"{len(passes)}{' (' + ', '.join(terms) + ')' if terms else ''}: nothing was "
+                "updated. Lower learning_rate, or look for a faulty row",
+                terms or ["loss"],
+                batch.rows,
+            )
 
 
 def _synchronised(accelerator: Accelerator, wrapped: nn.Module, last: bool) -> Any:
@@ -351,7 +355,7 @@ def global_totals(
     model: nn.Module,
 ) -> dict[str, Tensor]:
     """Each denominator, and what is measured, over all micro-batches and ranks of one optimiser
-    step."""
+    step; on the CPU, for a loss looks at them and would wait for a GPU."""
     totals: dict[str, float] = {}
     for batch in batches:
         found = objective.counts(batch)
@@ -360,12 +364,10 @@ def global_totals(
                 found = found | objective.measured(model, batch.to(accelerator.device))
         for name, value in found.items():
             totals[name] = totals.get(name, 0.0) + value
-    return {
-        name: accelerator.reduce(  # pyright: ignore
-            torch.tensor(value, device=accelerator.device), reduction="sum"
-        )
-        for name, value in totals.items()
-    }
+    numbers = torch.tensor(list(totals.values()))
+    if accelerator.num_processes > 1:
+        numbers = accelerator.reduce(numbers.to(accelerator.device), reduction="sum").cpu()  # pyright: ignore
+    return dict(zip(totals, numbers, strict=True))
 
 
 def evaluate(

@@ -136,9 +136,9 @@ class Taught:
         mask_BT, config = given["mask_BT"], self.config
         old_values, targets = given["value_T"], given["return_T"]
         critic = value_clip(value_BT, old_values, targets, clip=config.cliprange_value)
-        return config.vf_coef * reduce_mean(critic.loss[mask_BT], tokens), {
-            "loss/value_avg": stat(critic.loss[mask_BT]),
-            "val/clipfrac_avg": stat(critic.clipped[mask_BT].float()),
+        return config.vf_coef * reduce_mean(each_token(critic.loss, mask_BT), tokens), {
+            "loss/value_avg": stat(critic.loss, on=mask_BT),
+            "val/clipfrac_avg": stat(critic.clipped.float(), on=mask_BT),
         }
 
 
@@ -178,14 +178,14 @@ class Reinforcement(Taught):
         policy, stats = self.surrogate(figures.logp, weight_BT, given)
         kl, more = self.kl(figures.logp, weight_BT, given)
         loss, every_BT = policy + kl, batch.layout.mask_BT
-        gap_N = (figures.logp - given["logp_T"])[every_BT]
+        gap_BT = (figures.logp - given["logp_T"]).abs()
         stats |= more | {
-            "policy/approxkl_avg": stat(k2(figures.logp, given["logp_T"])[every_BT]),
-            "policy/entropy_avg": stat(figures.entropy[every_BT]),
-            "sampling/logp_difference": stat(gap_N.abs()),
+            "policy/approxkl_avg": stat(k2(figures.logp, given["logp_T"]), on=every_BT),
+            "policy/entropy_avg": stat(figures.entropy, on=every_BT),
+            "sampling/logp_difference": stat(gap_BT, on=every_BT),
         }
         if config.entropy_coef:
-            bonus = reduce_mean(figures.entropy[mask_BT], totals["tokens"])
+            bonus = reduce_mean(each_token(figures.entropy, mask_BT), totals["tokens"])
             loss = loss - config.entropy_coef * bonus
         if figures.value is not None:
             worth, more = self.value_loss(figures.value, given, totals["tokens"])
@@ -202,10 +202,10 @@ class Reinforcement(Taught):
         on = weight > 0
         advantage = given["advantage_T"].expand_as(new)
         found = self.recipe.surrogate(new, old, advantage, **self.config.clips)
-        return (weight * found.loss)[on].sum(), {
-            "loss/policy_avg": stat(found.loss[on]),
-            "policy/clipfrac_avg": stat(found.clipped[on].float()),
-            "val/ratio": stat(found.ratio[on]),
+        return (weight * found.loss).masked_fill(~on, 0.0).sum(), {
+            "loss/policy_avg": stat(found.loss, on=on),
+            "policy/clipfrac_avg": stat(found.clipped.float(), on=on),
+            "val/ratio": stat(found.ratio, on=on),
         }
 
     def kl(
@@ -218,7 +218,7 @@ class Reinforcement(Taught):
         estimate, level = KL_TERMS[self.config.kl_loss_estimator]
         found = estimate(*(level.logp(x, mask_BT) for x in (logp_BT, given["ref_logp_T"])))
         weight = level.weight(weight_BT, mask_BT)
-        return coefficient * (weight * found).sum(), {"loss/kl_avg": stat(found[weight > 0])}
+        return coefficient * (weight * found).sum(), {"loss/kl_avg": stat(found, on=weight > 0)}
 
 
 class Pretraining:
@@ -242,4 +242,4 @@ class Pretraining:
         # At temperature 1: it is the language model that must not forget.
         logp_BT = model(batch.layout, foresee=False).logp
         loss = -reduce_mean(logp_BT, totals["tokens"])
-        return self.coefficient * loss, {"loss/ptx_avg": stat(-logp_BT[batch.layout.mask_BT])}
+        return self.coefficient * loss, {"loss/ptx_avg": stat(-logp_BT, on=batch.layout.mask_BT)}

@@ -24,6 +24,7 @@ from truing import console
 from truing.data.layout import Tokens
 from truing.lineage import CHECKPOINTS
 from truing.models import precision
+from truing.models.checkpoint import hash_weights
 from truing.models.model import Policy, sequence_logps
 from truing.run import Run, versions
 from truing.settings import DpoConfig, KtoConfig
@@ -122,15 +123,15 @@ def fingerprint(model: Policy) -> str:
         "device": model.device.type,
         "versions": versions(),
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     named = [*core.named_parameters(), *core.named_buffers()]
     fresh = not any(bool(t.any()) for name, t in named if ".lora_B." in name)
-    for name, tensor in sorted((n.replace(".base_layer.", "."), t) for n, t in named):
-        if not (fresh and ".lora_" in name):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            flat = tensor.detach().cpu().contiguous().view(-1)
-            digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
+    counted = sorted(
+        (name.replace(".base_layer.", "."), tensor)
+        for name, tensor in named
+        if not (fresh and ".lora_" in name)
+    )
+    content = json.dumps(told, sort_keys=True, default=str) + hash_weights(counted)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _name(tokens: Tokens) -> bytes:

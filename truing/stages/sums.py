@@ -35,16 +35,28 @@ def means(sums: Sums) -> dict[str, float]:
 def _together(sums: Sums) -> Tensor:
     """Sums and counts (N, 2) as float64 on the CPU; those of a GPU are awaited once."""
     each = [number.detach().reshape(()) for pair in sums.values() for number in pair]
-    device = next((number.device for number in each if number.device.type != "cpu"), "cpu")
-    floats = (number if number.is_floating_point() else number.float() for number in each)
-    return torch.stack([number.to(device) for number in floats]).view(-1, 2).cpu().double()
+    floats = [number if number.is_floating_point() else number.float() for number in each]
+    far = [i for i, number in enumerate(floats) if number.device.type != "cpu"]
+    if far:
+        device = floats[far[0]].device
+        read = torch.stack([floats[i].to(device) for i in far]).cpu()
+        for i, number in zip(far, read, strict=True):
+            floats[i] = number
+    return torch.stack([number.double() for number in floats]).view(-1, 2)
 
 
-def stat(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The sum and count of some values, for a metric that is their (weighted) mean."""
+def stat(
+    values: Tensor, weight: Tensor | None = None, *, on: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The sum and count of some values, for a metric that is their (weighted) mean; of those alone
+    that a mask says are ``on``."""
     values = values.detach()
+    if on is not None:
+        # To take them out, how many there are would be asked of a GPU first, which takes waiting.
+        return values.masked_fill(~on, 0.0).sum(), on.sum().float()
     if weight is None:
-        return values.sum(), torch.tensor(float(values.numel()), device=values.device)
+        # Made where the values are, for to send it there would wait for a GPU too.
+        return values.sum(), torch.full((), float(values.numel()), device=values.device)
     return (values * weight).sum(), weight.sum()
 
 

@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from truing.data.layout import Tokens, padded
-from truing.models.checkpoint import add_lora, export
+from truing.models import checkpoint
+from truing.models.checkpoint import add_lora, export, hash_weights
 from truing.models.heads import load_reward_model, load_value_model, sequence_scores
 from truing.models.loading import Loading
 from truing.models.model import Model, load_policy, logp
@@ -174,3 +175,27 @@ def test_an_export_is_whole_or_not_there(
         export(policy, tmp_path)
         same(logp(load_policy(tmp_path / "model"), padded(ROWS)), logp(policy, padded(ROWS)))
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_weights_are_hashed_in_pieces_whatever_works_on_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = [
+        ("a", torch.arange(40.0)),
+        ("b", torch.ones(3, 5, dtype=torch.bfloat16).T),
+        ("c", torch.tensor(2)),
+        ("d", torch.zeros(0)),
+    ]
+    monkeypatch.setattr(checkpoint, "PIECE", 64)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    own = hash_weights(weights)
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert hash_weights(weights) == own
+    found = {own, hash_weights(weights[::-1]), hash_weights(weights[:3])}
+    for i, (name, weight) in enumerate(weights[:3]):
+        for other in ((f"{name}.", weight), (name, weight + 1), (name, weight[None])):
+            found.add(hash_weights([*weights[:i], other, *weights[i + 1 :]]))
+    later = weights[0][1].clone()
+    later[-1] += 1
+    found.add(hash_weights([("a", later), *weights[1:]]))
+    assert len(found) == 3 + 9 + 1

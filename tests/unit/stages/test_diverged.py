@@ -71,6 +71,17 @@ def test_a_loss_that_is_no_number(
     assert column(done, "step") == [1, 2, 3, 4]
 
 
+def test_the_first_micro_batch_that_is_no_number_is_told(
+    config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses are read after the last of a step, and before anything is updated."""
+    broken_after(1, monkeypatch, lambda loss: loss * float("inf"))
+    asked = config(gradient_accumulation_steps=3)
+    with pytest.raises(Diverged, match=r"the loss is inf at step 1, micro-batch 2 of 3: "):
+        sft.run(asked)
+    assert len(told(asked)["rows"]) == 2
+
+
 def test_a_gradient_that_is_not_finite_is_named(
     config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,9 +18,10 @@ from truing.keys import generator
 from truing.models.checkpoint import add_lora
 from truing.models.loading import Loading
 from truing.models.model import Model, load_policy, logp
+from truing.models.precision import total_norm
 from truing.settings import SftConfig
 from truing.stages import learner
-from truing.stages.learner import Batch, evaluate, total_norm
+from truing.stages.learner import Batch, evaluate
 from truing.stages.preference import RECIPES, Pair, Preference
 from truing.stages.sft import Imitation
 from truing.stages.trainer import Step, Training, step_rows, total_steps
@@ -353,3 +354,6 @@ def test_a_norm_of_16_bits_is_not_rounded_to_two_digits() -> None:
     assert float(total_norm(grads)) == pytest.approx(wanted, rel=1e-6)
     exact = [grad.double() for grad in grads]
     assert float(total_norm(exact)) == pytest.approx(wanted, rel=1e-12)
+    mixed = [grads[0], exact[1].float()]
+    assert float(total_norm(mixed)) == pytest.approx(wanted, rel=1e-6)
+    assert float(total_norm([])) == 0
