@@ -80,7 +80,8 @@ benchmarks all --gpu` runs the same comparisons there, in bfloat16, with shapes 
 billion parameters. [One GPU](one-gpu.md) tells what the recipes take.
 """
 GPU_READ = """Weights, moments and passes of both sides are in bfloat16, TRL's by autocast besides.
-A step has more rows than on a CPU: {rows}. Memory is that of the GPU.
+A step has more rows than on a CPU: {rows}; of PPO half of that.
+Memory is that of the GPU.
 Asked for are twice TRL's speed in DPO, GRPO and PPO, and an MFU of 40 % in training. In 16 bits
 greedy responses part where two words are nearly as likely, so fewer are equal. What is not in the
 table was not measured.

@@ -100,16 +100,19 @@ WORKLOADS = {
     "sampling-32": Workload("prompts", 32, 1),
     "sampling-128": Workload("prompts", 128, 1),
 }
-# A GPU is given so many times the rows, or its time would go into launches; both sides lie on it.
-GPU_ROWS = {"0.5b": 8, "1.5b": 3}
+# A GPU is given so many times the rows, or its time would go into launches; both sides lie on it,
+# and the peer's four models of PPO have room for half of that beside ours.
+GPU_ROWS, GPU_SHARE = {"0.5b": 8, "1.5b": 3}, {"ppo": 0.5}
 SETTINGS = {"learning_rate": 1e-6, "beta": 0.1, "max_grad_norm": 1.0}
 
 
 def sized(spec: Mapping[str, Any]) -> Workload:
     """The workload of a side, with the rows of its kind of machine and shape."""
     found = WORKLOADS[spec["workload"]]
-    more = 1 if spec["cpu"] or found.greedy else GPU_ROWS.get(spec["shape"], 1)
-    return found._replace(batch=found.batch * more)
+    if spec["cpu"] or found.greedy:
+        return found
+    more = GPU_ROWS.get(spec["shape"], 1) * GPU_SHARE.get(spec["workload"], 1)
+    return found._replace(batch=int(found.batch * more))
 
 
 def lengths(draw: random.Random, low: int, high: int) -> int:
