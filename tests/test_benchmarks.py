@@ -111,7 +111,10 @@ def test_a_gpu_is_given_more_rows() -> None:
     # Whole groups, whatever the shape.
     assert work.sized({**spec, "shape": "1.5b", "cpu": False}).batch % 8 == 0
     assert work.sized({**spec, "workload": "sampling-32", "cpu": False}).batch == 32
-    assert [work.sized({**spec, "workload": "ppo", "cpu": c}).batch for c in (True, False)] == [16, 64]
+    assert [work.sized({**spec, "workload": "ppo", "cpu": c}).batch for c in (True, False)] == [
+        16,
+        64,
+    ]
 
 
 def test_of_a_gpu_there_is_no_tuned_side() -> None:

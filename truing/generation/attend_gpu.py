@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Keys that are looked at together; rows of queries that the matrix unit takes at the least.
-TOGETHER, LEAST = 64, 16
+# Keys that are looked at together, and their bytes: two or three times that of keys and of values is
+# held by a program at once. Rows of queries that the matrix unit takes at the least.
+TOGETHER, BYTES, LEAST = 64, 2**14, 16
 
 
 @triton.jit
@@ -106,10 +107,13 @@ def attend(
     (count, _, dim), (groups, room) = qkv_SHD.shape, own.shape[2:4]
     heads = qkv_SHD.shape[1] - 2 * groups
     out = qkv_SHD.new_empty(count, heads * dim)
+    wide = max(LEAST, triton.next_power_of_2(dim))
+    each = wide * own.element_size()
+    together = max(LEAST, min(TOGETHER, BYTES // each))
     _attend[(count, groups)](
         qkv_SHD.contiguous(), *turn_SD, own, prompts, *places, out,
         heads, groups, room, prompts.shape[3], own.stride(0), prompts.stride(0), scale, dim,
         ROWS=max(LEAST, triton.next_power_of_2(heads // groups)),
-        DIM=max(LEAST, triton.next_power_of_2(dim)), TOGETHER=TOGETHER, num_warps=4,
+        DIM=wide, TOGETHER=together, num_warps=4, num_stages=3 if together * each < BYTES else 2,
     )  # fmt: skip
     return out

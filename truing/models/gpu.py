@@ -15,8 +15,11 @@ FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 
 def kernels(name: str, like: Tensor) -> Any:
     """The module of kernels of this name, or None where they do not compute with such tensors."""
-    fits = like.device.type == "cuda" and like.dtype in FORMATS and works()
-    return import_module(name) if fits else None
+    if like.device.type != "cuda" or like.dtype not in FORMATS:
+        return None
+    # Triton launches on the device that is current, wherever the tensors are.
+    here = like.device.index == torch.cuda.current_device()
+    return import_module(name) if here and works() else None
 
 
 @cache

@@ -215,8 +215,11 @@ def test_without_a_compiler_torch_computes(tiny: Path, monkeypatch: pytest.Monke
 
 def test_kernels_of_a_gpu_are_asked_only_where_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "truing.models.layers_gpu"
-    there: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16)
+    there: Any = SimpleNamespace(device=torch.device("cuda", 1), dtype=torch.bfloat16)
     monkeypatch.setattr(gpu, "works", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert gpu.kernels(name, there) is None
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert gpu.kernels(name, there) is layers_gpu
     assert layers.kernels(there, there) is layers_gpu
     there.dtype = torch.float64
