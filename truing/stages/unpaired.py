@@ -103,7 +103,7 @@ class Unpaired:
             "rewards/rejected": stat(reward_N, bad_N),
             "logps/chosen": stat(logp_N, good_N),
             "logps/rejected": stat(logp_N, bad_N),
-            "kl": stat(baseline.expand_as(share), share),
+            "kl": stat(torch.full_like(share, float(baseline)), share),
         }
         if totals["up"] and totals["down"]:
             # The difference of two means over the step: this micro-batch's part of both.
