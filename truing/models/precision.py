@@ -23,10 +23,12 @@ TOLERANCE = 1e-5  # relative error of a 256-term dot product; float32 itself sta
 
 
 class Choice(NamedTuple):
-    """What the settings say: a float32 matrix multiply, and whether passes are in bfloat16."""
+    """What the settings say: a float32 matrix multiply, whether passes are in bfloat16, and whether
+    all is done by the CPU, whatever else there is."""
 
     matmul: str = "auto"
     bf16: bool = False
+    use_cpu: bool = False
 
 
 NOTHING = Choice()
@@ -34,13 +36,13 @@ _chosen: ContextVar[Choice] = ContextVar("chosen", default=NOTHING)
 
 
 @cache
-def medium_is_accurate() -> bool:
+def medium_is_accurate(use_cpu: bool = False) -> bool:
     """Whether "medium" keeps float32 accuracy here, measured on one product."""
     draw = torch.Generator().manual_seed(0)
     a = torch.randn(128, 256, generator=draw)
     b = torch.randn(256, 128, generator=draw)
     exact = a.double() @ b.double()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
     with _matmul("medium"):
         product = (a.to(device) @ b.to(device)).cpu().double()
     return float((product - exact).abs().max() / exact.abs().max()) < TOLERANCE
@@ -70,26 +72,26 @@ def of(config: TrainingConfig) -> Iterator[None]:
     """What the settings say holds for every training step inside."""
     # The online stages have no bf16: their sampler computes in float32.
     bf16 = bool(getattr(config, "bf16", False))
-    with _choosing(Choice(config.float32_matmul_precision, bf16)):
+    with _choosing(Choice(config.float32_matmul_precision, bf16, config.use_cpu)):
         yield
 
 
 def _multiply() -> str:
     """The matrix multiply of a training step."""
-    chosen = _chosen.get().matmul
+    chosen, _, use_cpu = _chosen.get()
     if chosen != "auto":
         return chosen
-    return "medium" if medium_is_accurate() else "highest"
+    return "medium" if medium_is_accurate(use_cpu) else "highest"
 
 
 def _pieces_of(choice: Choice) -> int:
     """Pieces of bfloat16 into which a step cuts float32, where the CPU has tiles for them: three
     hold all of its bits; two are what torch's "high" allows."""
-    chosen, bf16 = choice
+    chosen, bf16, use_cpu = choice
     if bf16 or not products.tiles():
         return 0
     if chosen == "auto":
-        return 0 if medium_is_accurate() else 3
+        return 0 if medium_is_accurate(use_cpu) else 3
     return 2 if chosen == "high" else 0
 
 
@@ -126,11 +128,12 @@ def training() -> Iterator[None]:
 @contextmanager
 def decoding() -> Iterator[None]:
     """Matrix multiplies of a decoding step: float32, no gradients."""
+    plain = Choice(use_cpu=_chosen.get().use_cpu)
     with (
         torch.inference_mode(),
         _matmul("highest"),
-        _choosing(NOTHING),
-        products.cutting(_pieces_of(NOTHING)),  # prompts have many rows
+        _choosing(plain),
+        products.cutting(_pieces_of(plain)),  # prompts have many rows
     ):
         yield
 

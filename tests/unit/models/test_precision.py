@@ -11,7 +11,7 @@ def test_training_takes_the_fast_kernel_only_where_it_is_accurate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for accurate, wanted in ((True, "medium"), (False, "highest")):
-        monkeypatch.setattr(precision, "medium_is_accurate", lambda found=accurate: found)
+        monkeypatch.setattr(precision, "medium_is_accurate", lambda _, found=accurate: found)
         with precision.training():
             assert torch.get_float32_matmul_precision() == wanted
         assert torch.get_float32_matmul_precision() == "highest"
@@ -22,7 +22,7 @@ def test_what_is_chosen_holds_in_training_and_not_while_decoding(
     monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     other = wanted != "medium"  # what the measurement would lead to is not what is asked for
-    monkeypatch.setattr(precision, "medium_is_accurate", lambda: other)
+    monkeypatch.setattr(precision, "medium_is_accurate", lambda _: other)
     monkeypatch.setattr(products, "tiles", lambda: False)
     start = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"}
     config = SftConfig.model_validate(start | {"float32_matmul_precision": wanted})
@@ -45,7 +45,7 @@ def test_a_cpu_with_tiles_cuts_what_the_settings_allow(
     monkeypatch: pytest.MonkeyPatch, wanted: str, bf16: bool, pieces: int
 ) -> None:
     accurate, there = False, True
-    monkeypatch.setattr(precision, "medium_is_accurate", lambda: accurate)
+    monkeypatch.setattr(precision, "medium_is_accurate", lambda _: accurate)
     monkeypatch.setattr(products, "tiles", lambda: there)
     start = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "bf16": bf16}
     config = SftConfig.model_validate(start | {"float32_matmul_precision": wanted})
@@ -73,6 +73,24 @@ def test_the_measurement_notices_lost_bits(monkeypatch: pytest.MonkeyPatch) -> N
     # Eight bits of mantissa, as bfloat16 has them, are an error of about 4e-3.
     monkeypatch.setattr(precision, "TOLERANCE", 1e-12)
     assert measure() is False
+
+
+def test_it_is_measured_where_the_run_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that a run does not use says nothing of it."""
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        precision, "medium_is_accurate", lambda use_cpu: bool(asked.append(use_cpu))
+    )
+    for use_cpu in (True, False):
+        config = SftConfig(
+            model_name_or_path="m", dataset_name="d", output_dir="o", use_cpu=use_cpu
+        )
+        with precision.of(config):
+            for phase in (precision.training, precision.decoding):
+                with phase():
+                    pass
+        assert set(asked) == {use_cpu}
+        asked.clear()
 
 
 def test_decoding_is_plain_float32_without_gradients() -> None:
