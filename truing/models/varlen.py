@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from truing.data.layout import sent
 from truing.models.precision import HALF
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -33,7 +34,7 @@ class Pieces(NamedTuple):
     @classmethod
     def of(cls, sizes: Sequence[int] | Numbers, device: torch.device) -> "Pieces":
         begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-        return cls(torch.from_numpy(begins).to(device), int(max(sizes, default=0)))
+        return cls(sent(torch.from_numpy(begins), device), int(max(sizes, default=0)))
 
 
 class Plan(NamedTuple):
@@ -62,7 +63,7 @@ class Plan(NamedTuple):
         places = read, own.nonzero()[0], (~own).nonzero()[0], read[~own]
         often = len(read[~own]) > len(np.unique(read[~own]))
         keys = Pieces.of(stop_S - start_S + end_S - top_S, device)
-        keys_K, own_N, copies_C, copied_C = (torch.from_numpy(x).to(device) for x in places)
+        keys_K, own_N, copies_C, copied_C = (sent(torch.from_numpy(x), device) for x in places)
         return cls(queries, keys, keys_K, own_N, copies_C, copied_C, often)
 
 
