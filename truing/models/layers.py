@@ -101,16 +101,22 @@ def _rotating(original: Callable[..., Any]) -> Callable[..., Any]:
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
         alike = cos.shape == sin.shape == q[:, 0].shape == k[:, 0].shape
         ways = kernels(q, k)
-        # Under autocast angles are float32, and what is turned by them is rounded afterwards.
-        mixed = ways is not layers_c and torch.is_autocast_enabled(q.device.type)
-        alike &= cos.dtype == sin.dtype and (mixed or cos.dtype == q.dtype)
-        if more or named or not alike or ways is None:
+        if more or named or not alike or ways is None or not _of_a_kind(q, cos, sin):
             return original(q, k, cos, sin, *more, **named)
         turns = cos.contiguous(), sin.contiguous(), ways
         turned: list[Any] = [_Rotate.apply(x.transpose(1, 2), *turns) for x in (q, k)]
         return tuple(x.transpose(1, 2) for x in turned)
 
     return rotate
+
+
+def _of_a_kind(x: Tensor, cosine: Tensor, sine: Tensor) -> bool:
+    """Whether the angles are in a format that heads can be turned by. Under autocast they may be in
+    float32, on a GPU: what is turned by them is rounded afterwards."""
+    if cosine.dtype == sine.dtype == x.dtype:
+        return True
+    on_cpu = x.device.type == "cpu"
+    return cosine.dtype == sine.dtype and not on_cpu and torch.is_autocast_enabled(x.device.type)
 
 
 @cache
