@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Keys that are looked at together, and their bytes: two or three times that of keys and of values is
-# held by a program at once. Rows of queries that the matrix unit takes at the least.
+# Keys that are looked at together, and their bytes, of which a program holds two or three times as
+# many, and of values too. Rows of queries that the matrix unit takes at the least.
 TOGETHER, BYTES, LEAST = 64, 2**14, 16
 
 

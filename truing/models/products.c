@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -73,10 +74,9 @@ typedef struct { const float *at; int64_t next, along; } matrix;
  * each step of 32 numbers along the sum has two tiles for each piece. */
 enum { TILE = 512, SIDE = 32 };
 #define STEP(pieces) (2 * (pieces) * TILE)
-/* What is kept where it is near: of a strip's steps as many as the first cache holds; of columns a
- * panel, as deep as the second holds; of rows what the third may. */
-#define NEAR(pieces) (12 / (pieces))
-enum { PANEL = 256, DEPTH = 512, ROWS = 2048 };
+/* What is kept where it is near: of columns a panel, as deep as the second cache holds; of rows what
+ * the third may. LARGE: bytes of a large page. */
+enum { PANEL = 256, DEPTH = 512, ROWS = 2048, LARGE = 1 << 21 };
 
 /* Whether the kernel lets this process have tiles. */
 int64_t allowed(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
@@ -167,21 +167,13 @@ static void strips(bf16 *to, matrix x, int64_t row, int64_t rows, int64_t k, int
     _mm_prefetch(soon + 64, _MM_HINT_T1); \
     soon += 128
 
-/* 32 x 32 sums over some steps of two strips, on top of those ``from`` (0: of zeros). What will be
- * needed ``soon`` is fetched meanwhile. */
-static void tiles(float *to, int64_t next, const float *from, const bf16 *left, const bf16 *right,
-                  int64_t steps, int pieces, const char *soon) {
-    if (from) {
-        _tile_loadd(0, from, 128);
-        _tile_loadd(1, from + 16, 128);
-        _tile_loadd(2, from + 16 * SIDE, 128);
-        _tile_loadd(3, from + 16 * SIDE + 16, 128);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
+/* 32 x 32 sums over some steps of two strips. What will be needed ``soon`` is fetched meanwhile. */
+static void tiles(float *to, int64_t next, const bf16 *left, const bf16 *right, int64_t steps,
+                  int pieces, const char *soon) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
     for (; steps--; left += STEP(pieces), right += STEP(pieces))
         if (pieces == 3) { /* in an order in which each product needs but one side anew */
             LEFT(2); RIGHT(0); MULTIPLY; LEFT(0); MULTIPLY; LEFT(1); MULTIPLY;
@@ -207,22 +199,17 @@ static void put(float *to, int64_t next, const float *sums, int64_t rows, int64_
 
 /* A strip by a panel of strips: their sums over ``depth``, to what is there if there is ``more``.
  * Each depth is summed by itself, so that long sums lose no bits. */
-static void panel(float *at, int64_t next, const bf16 *left, const bf16 *right, int64_t strip,
+static void panel(float *to, int64_t next, const bf16 *left, const bf16 *right, int64_t strip,
                   int64_t rows, int64_t columns, int64_t depth, int pieces, int more) {
-    float sums[PANEL / SIDE][SIDE * SIDE] __attribute__((aligned(64)));
-    const int64_t many = parts(columns, SIDE), steps = parts(depth, SIDE), near = NEAR(pieces);
-    const int64_t share = parts(strip, SIDE * many * parts(steps, near)) * 64;
+    float sums[SIDE * SIDE] __attribute__((aligned(64)));
+    const int64_t share = parts(strip, SIDE * parts(columns, SIDE)) * 64;
     const char *soon = (const char *)(left + strip); /* the next strip, a share at a time */
-    for (int64_t step = 0; step < steps; step += near)
-        for (int64_t j = 0; j < many; j++, soon += share) {
-            const int64_t from = step * STEP(pieces), wide = least(SIDE, columns - SIDE * j);
-            const int last = step + near >= steps;
-            const int straight = last && !more && rows >= SIDE && wide == SIDE;
-            float *to = at + SIDE * j, *sum = sums[j];
-            tiles(straight ? to : sum, straight ? next : SIDE, step ? sum : 0, left + from,
-                  right + j * strip + from, least(near, steps - step), pieces, soon);
-            if (last && !straight) put(to, next, sum, least(SIDE, rows), wide, more);
-        }
+    for (; columns > 0; columns -= SIDE, to += SIDE, right += strip, soon += share) {
+        const int straight = !more && rows >= SIDE && columns >= SIDE;
+        tiles(straight ? to : sums, straight ? next : SIDE, left, right, parts(depth, SIDE), pieces,
+              soon);
+        if (!straight) put(to, next, sums, least(SIDE, rows), least(SIDE, columns), more);
+    }
 }
 
 /* Rows and columns from (row, column) to (bottom, side) of c (*, n) = a b^T, over ``whole`` numbers
@@ -251,6 +238,19 @@ static pthread_mutex_t turnstile = PTHREAD_MUTEX_INITIALIZER;
 static bf16 *room;
 static int64_t size;
 
+/* Whether there is room for so many numbers. What is cut is read again and again: in large pages,
+ * where the system has them, its addresses need not be looked up each time. */
+static int roomy(int64_t numbers) {
+    if (size < numbers) {
+        const int64_t bytes = LARGE * parts(sizeof *room * numbers, LARGE);
+        free(room);
+        room = aligned_alloc(LARGE, bytes);
+        size = room ? numbers : 0;
+        if (room) madvise(room, bytes, MADV_HUGEPAGE);
+    }
+    return room != 0;
+}
+
 /* c (m, n) = a (m, whole) times the transposed b (n, whole), with ``more`` added to what is there;
  * 0 without memory. */
 int64_t product(float *c, const float *a, int64_t a_next, int64_t a_along, const float *b,
@@ -268,12 +268,7 @@ int64_t product(float *c, const float *a, int64_t a_next, int64_t a_along, const
     const int64_t strip = depth / SIDE * STEP(pieces);
     const int64_t each = (PANEL / SIDE + parts(least(tall, ROWS), SIDE) + 1) * strip;
     pthread_mutex_lock(&turnstile);
-    if (size < threads * each) {
-        free(room);
-        room = aligned_alloc(64, 2 * threads * each);
-        size = room ? threads * each : 0;
-    }
-    const int there = room != 0;
+    const int there = roomy(threads * each);
     #pragma omp parallel num_threads(threads) if (there)
     {
         configure();
