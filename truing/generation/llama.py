@@ -107,13 +107,14 @@ class Llama:
 
     def _added(self, module: Any) -> Norm:
         """The norm of what was and what a layer adds to it; on a GPU as one call."""
-        norm = self._norm(module)
+        # By itself, not by this object: in a circle, copies of weights would outlive their use.
+        norm, home = self._norm(module), self.on_gpu
 
         def normed(x: Tensor, more: Tensor | None) -> tuple[Tensor, Tensor]:
             if more is None:
                 return x, norm(x)
-            if self.on_gpu is not None:
-                return self.on_gpu.add_norm(x, more, module.weight, module.variance_epsilon)
+            if home is not None:
+                return home.add_norm(x, more, module.weight, module.variance_epsilon)
             x = x + more
             return x, norm(x)
 
@@ -124,11 +125,12 @@ class Llama:
         silu = self.body.config.hidden_act == "silu"
         if self.kernels is not None and silu:
             return self.kernels.gate
+        home = self.on_gpu if silu else None
 
         def gated(x: Tensor) -> Tensor:
             gate, up = x.chunk(2, -1)
-            if self.on_gpu is not None and silu:
-                return self.on_gpu.gate(gate, up)
+            if home is not None:
+                return home.gate(gate, up)
             return act(gate) * up
 
         return gated

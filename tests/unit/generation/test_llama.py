@@ -1,5 +1,7 @@
 """The fast path: transformers' own tokens, the trainer's log-probs, whatever stands beside."""
 
+import gc
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,18 @@ def test_weights_may_change_between_calls(policy: Policy) -> None:
     assert engine.counts.path == "llama"
     assert [t.ids for t in after] != [t.ids for t in before]
     agree(policy, after, 1.0)
+
+
+def test_copies_of_weights_go_with_their_model(policy: Policy, way: str) -> None:
+    """At once, not when the collector comes by: the next thing to do needs the memory."""
+    model = llama.Llama(policy.core)
+    seen = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert seen() is None, way
+    finally:
+        gc.enable()
 
 
 def test_large_weights_are_not_copied(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
