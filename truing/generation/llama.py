@@ -58,9 +58,9 @@ class Llama:
         self.dim, self.layers = attention.head_dim, config.num_hidden_layers
         self.scale = attention.scaling
         self.body = body
-        plain = body.device.type == "cpu" and body.dtype == torch.float32
-        self.kernels: Kernels | None = compiled(self.dim) if plain else None
         on_cpu = body.device.type == "cpu"
+        plain = on_cpu and body.dtype == torch.float32
+        self.kernels: Kernels | None = compiled(self.dim) if plain else None
         self.on_gpu: Any = None if on_cpu else kernels(body.embed_tokens.weight)
         join = joined if _joins(body) else side_by_side
         self.blocks = [self._block(layer, join) for layer in body.layers]

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from truing.data.layout import spans as spans
 from truing.models.precision import HALF
 from truing.models.spans import Spans, serves
 from truing.models.varlen import Varlen, fits, plan_of

@@ -1,7 +1,7 @@
 """Attention of texts that lie one behind the other, on a GPU: all spans of a row in one call.
 
 torch's flash kernel reads pieces of any lengths in one launch, and where it is causal it counts
-from the end of queries and keys alike. So a span (`truing.models.attention.spans`) is a piece of
+from the end of queries and keys alike. So a span (`truing.data.layout.spans`) is a piece of
 queries, and its keys are those of the prompt that it looks at elsewhere, copied in front of its
 own.
 
@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from truing.data.layout import sent
+from truing.data.layout import Numbers, sent
 from truing.models.precision import HALF
 
-Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 _forward: Any = torch.ops.aten._flash_attention_forward
 _backward: Any = torch.ops.aten._flash_attention_backward
 
