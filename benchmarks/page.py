@@ -39,7 +39,7 @@ means twice the tokens a second.
   the tokens of completions. **Memory** is the peak of resident memory while steps are taken, as a
   share of plain TRL's.
 - **Plain** is TRL as installed; **tuned** is TRL with settings of the machine: thresholds of malloc
-  that keep freed memory; OpenMP's waiting, as Truing sets it for itself; and
+  that keep freed memory, and OpenMP's waiting, as Truing sets both for itself; and
   `torch.set_float32_matmul_precision("medium")`, where that keeps the accuracy of float32 (on a CPU
   with AMX it does not, and neither side has it) and not for sampling, which it slows down.
 - In **float32** on a CPU with AMX, Truing makes its large products of pieces of bfloat16, with no

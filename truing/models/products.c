@@ -167,20 +167,29 @@ static void strips(bf16 *to, matrix x, int64_t row, int64_t rows, int64_t k, int
     _mm_prefetch(soon + 64, _MM_HINT_T1); \
     soon += 128
 
-/* 32 x 32 sums over some steps of two strips. What will be needed ``soon`` is fetched meanwhile. */
+/* 32 x 32 sums over some steps of two strips. Meanwhile is fetched what will be needed ``soon``, and
+ * the memory that the sums are ``meant`` for. */
 static void tiles(float *to, int64_t next, const bf16 *left, const bf16 *right, int64_t steps,
-                  int pieces, const char *soon) {
+                  int pieces, const char *soon, const float *meant, int64_t apart) {
+    bf16 unread[TILE] __attribute__((aligned(64)));
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (; steps--; left += STEP(pieces), right += STEP(pieces))
+    for (int64_t step = 0; step < steps; step++, left += STEP(pieces), right += STEP(pieces)) {
         if (pieces == 3) { /* in an order in which each product needs but one side anew */
             LEFT(2); RIGHT(0); MULTIPLY; LEFT(0); MULTIPLY; LEFT(1); MULTIPLY;
             RIGHT(1); MULTIPLY; LEFT(0); MULTIPLY; RIGHT(2); MULTIPLY;
         } else {
             LEFT(1); RIGHT(0); MULTIPLY; LEFT(0); MULTIPLY; RIGHT(1); MULTIPLY;
         }
+        /* Stored for nothing: a CPU that has run several steps ahead waits long at the stores below. */
+        _tile_stored(4, unread, 64);
+        for (int i = 0; i < 4 && 4 * step < SIDE; i++, meant += apart) {
+            __builtin_prefetch(meant, 1);
+            __builtin_prefetch(meant + 16, 1);
+        }
+    }
     _tile_stored(0, to, 4 * next);
     _tile_stored(1, to + 16, 4 * next);
     _tile_stored(2, to + 16 * next, 4 * next);
@@ -207,7 +216,7 @@ static void panel(float *to, int64_t next, const bf16 *left, const bf16 *right, 
     for (; columns > 0; columns -= SIDE, to += SIDE, right += strip, soon += share) {
         const int straight = !more && rows >= SIDE && columns >= SIDE;
         tiles(straight ? to : sums, straight ? next : SIDE, left, right, parts(depth, SIDE), pieces,
-              soon);
+              soon, to, next);
         if (!straight) put(to, next, sums, least(SIDE, rows), least(SIDE, columns), more);
     }
 }

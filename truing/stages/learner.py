@@ -27,8 +27,6 @@ from truing.stages.budget import by_tokens, enough_memory
 from truing.stages.sums import Sums, add_sums, gather_sums, means, of_layouts
 from truing.stages.sums import stat as stat
 
-# Optimiser steps between two returns of freed memory to the system.
-TRIM = 10
 Row = TypeVar("Row", contravariant=True)
 # How an objective's responses become a layout: `Model.place`, for one.
 Place = Callable[..., Layout]
@@ -187,8 +185,7 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.model.version += not skip
-        if self.taken % TRIM == 0:
-            release(self.model.device)
+        release(self.model.device)
         watched = {} if self.config.guard_grad_norm is None else {"guard/skipped": float(skip)}
         return {**figures, "learning_rate": rate, **watched}
 
