@@ -18,6 +18,7 @@ from benchmarks.side import Gate, begun
 from truing.data.layout import Tokens
 from truing.generation.engine import Request, Sampling, Trajectory
 from truing.generation.local import LocalEngine
+from truing.generation.response import Response
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy, logp, measure_tokens, sequence_logps
 from truing.settings import DpoConfig, KtoConfig, RewardConfig, SftConfig
@@ -110,6 +111,22 @@ class Given(LocalEngine):
         ]
 
 
+class Cut(Response):
+    """Ends where it ends on the other side, too."""
+
+    def add(self, token: int, logp: float) -> None:
+        last = len(self.ids) + 1 == work.length(self.prompt, self.request.sample)
+        super().add(work.EOS if last else token, logp)
+
+
+class Sampler(LocalEngine):
+    """Samples responses that end where they are to."""
+
+    def _response(self, request: Request, sampling: Sampling) -> Response:
+        made = super()._response(request, sampling)
+        return Cut(made.request, made.limit, made.draws)
+
+
 def renamed(name: str, ppo: bool) -> str:
     """A parameter's name in the words of the peer."""
     name = name.replace("network.", "").replace("critic.", "value_model.")
@@ -132,7 +149,7 @@ def gated(kind: type[Any], gate: Gate, spec: dict[str, Any]) -> None:
         gate.told["digest"] = work.digest(read)
         gate.wait()
         for step in original(self):
-            rollout.LocalEngine = LocalEngine
+            rollout.LocalEngine = Sampler
             if ppo:
                 length = step.metrics["completions/mean_length"]
                 work.seen["tokens"] += round(length * work.sized(spec).batch)

@@ -57,8 +57,9 @@ means twice the tokens a second.
   be, for behind a shorter one TRL's critic learns from one position more. TRL's PPO whitens
   advantages by the unbiased variance, which alone parts the gradients by 1e-3 at this size.
 - Prompts have 64 to 256 tokens, responses 32 to 256, log-normal; pairs share the prompt. What
-  samples draws up to {RESPONSE} tokens from a model that ends after about {ENDS}: each side draws
-  its own, with lengths of one distribution. TRL's PPO samples all {RESPONSE} and cuts them.
+  samples draws up to {RESPONSE} tokens. Each side draws words of its own, but a response ends where
+  it ends on the other: that is drawn beforehand, as if it came once in {ENDS} tokens. TRL's PPO
+  samples all {RESPONSE} and cuts them.
 - Sampling alone is greedy, by a model that walks through its words in a random order, up to the
   first of a set of one word in {ENDS}. So lengths differ, and are the same on both sides. The share
   of responses that are the same, token for token, is told; that a cache is right, tests say.

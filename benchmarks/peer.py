@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    LogitsProcessor,
     TrainerCallback,
 )
 
@@ -44,6 +45,37 @@ class Between(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.gate.step()
+
+
+class Ends(LogitsProcessor):
+    """Of one call: has each response end where it ends on the other side, too."""
+
+    def __init__(self) -> None:
+        self.start, self.last = 0, list[int]()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self.start:
+            self.start = input_ids.shape[1]
+            prompts = [row[row != work.PAD].tolist() for row in input_ids]
+            self.last = [work.length(*each) - 1 for each in work.numbered(prompts)]
+        now = input_ids.shape[1] - self.start
+        ending = [i for i, last in enumerate(self.last) if last == now]
+        if ending:
+            scores[ending] = -torch.inf
+            scores[ending, work.EOS] = 0.0
+        return scores
+
+
+def sampler(spec: dict[str, Any]) -> Any:
+    """A policy whose samples end where they are to."""
+    model = load(AutoModelForCausalLM, spec, "model")
+    original = model.generate
+
+    def generate(*given: Any, **named: Any) -> Any:
+        return original(*given, **named, logits_processor=[Ends()])
+
+    model.generate = generate
+    return model
 
 
 def common(spec: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +126,7 @@ def groups(spec: dict[str, Any], rows: Dataset, **taken: Any) -> Any:
         **more,
         **common(spec),
     )
-    model = load(AutoModelForCausalLM, spec, "model")
+    model = sampler(spec)
     return getattr(trl, f"{named}Trainer")(
         model=model, reward_funcs=[work.reward], args=config, train_dataset=rows, **taken
     )
@@ -106,11 +138,7 @@ def first_given(trainer: Any, shape: work.Shape, grpo: bool) -> None:
 
     def turn(prompts: Sequence[Sequence[int]], *more: Any, **named: Any) -> Any:
         trainer._generate_single_turn = original
-        counts: dict[tuple[int, ...], int] = {}
-        found: list[list[int]] = []
-        for prompt in map(tuple, prompts):
-            counts[prompt] = counts.get(prompt, -1) + 1
-            found.append(list(work.given(prompt, counts[prompt], shape, whole=False)))
+        found = [list(work.given(*each, shape, whole=False)) for each in work.numbered(prompts)]
         return (found, None) if grpo else found
 
     trainer._generate_single_turn = turn
@@ -134,7 +162,7 @@ def ppo(spec: dict[str, Any], rows: Dataset, gate: Gate, **taken: Any) -> Any:
         **settings,
     )
     scorers = [load(AutoModelForSequenceClassification, spec, "scorer") for _ in range(2)]
-    policies = [load(AutoModelForCausalLM, spec, "model") for _ in range(2)]
+    policies = [sampler(spec), load(AutoModelForCausalLM, spec, "model")]
     encoded = rows.map(lambda row: tokens(row["prompt"]), remove_columns=["prompt"])
     trainer = PPOTrainer(
         args=config,

@@ -21,7 +21,7 @@ from transformers import (
 PAD, EOS, WORDS = 0, 1, 2  # ids; all from WORDS on are words
 CONTEXT = 1024
 RESPONSE = 128  # most tokens of a sampled response
-# A sampled response ends after about this many tokens; a greedy one at one id of so many.
+# A sampled response ends once in so many tokens; a greedy one at one id of so many.
 ENDS = 64
 SEED = 20260101
 
@@ -173,6 +173,21 @@ def given(prompt: Sequence[int], sample: int, shape: Shape, *, whole: bool) -> t
     return (*ids(words(draw, count, shape)), EOS)
 
 
+def length(prompt: Sequence[int], sample: int) -> int:
+    """How many tokens a sampled response has, its end included: drawn beforehand, as if it could
+    end at any of them, so that chance gives no side shorter ones."""
+    draw = random.Random(f"{list(prompt)} {sample} ends")
+    return min(RESPONSE, 1 + int(draw.expovariate(1 / ENDS)))
+
+
+def numbered(prompts: Iterable[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Each prompt, and which of the responses to it this is."""
+    counts: dict[tuple[int, ...], int] = {}
+    for prompt in map(tuple, prompts):
+        counts[prompt] = counts.get(prompt, -1) + 1
+        yield prompt, counts[prompt]
+
+
 def ended(response: list[int], ends: Container[int]) -> list[int]:
     """A response as far as its first end token."""
     stop = next((i for i, token in enumerate(response) if token in ends), len(response))
@@ -204,21 +219,12 @@ def tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
     )
 
 
-def ending(model: LlamaForCausalLM) -> None:
-    """Make a random model end its responses now and then: one channel is the same in every
-    embedding but that of the end token, where it is raised until that comes once in `ENDS`."""
-    weight = model.model.embed_tokens.weight
+def unending(model: LlamaForCausalLM) -> None:
+    """Make a random model draw words alone: one channel is the same in every embedding but those of
+    padding and end, and lifts the words far above them."""
     with torch.no_grad():
-        weight[:, 0] = 2.0
-        text = torch.randint(WORDS, len(weight), (16, 128))
-        logits, hidden = model(text).logits, model.model(text).last_hidden_state[..., 0]
-        apart = logits[..., EOS] - logits.logsumexp(-1)
-        low, high = 0.0, 64.0
-        for _ in range(40):
-            raised = (low + high) / 2
-            often = bool((apart + raised * hidden).sigmoid().mean() > 1 / ENDS)
-            low, high = (low, raised) if often else (raised, high)
-        weight[EOS, 0] += low
+        model.model.embed_tokens.weight[:, 0] = 2.0
+        model.model.embed_tokens.weight[:WORDS, 0] = 0.0
 
 
 def walking(model: LlamaForCausalLM) -> None:
@@ -252,7 +258,7 @@ def prepare(
         if workload.greedy:
             walking(policy)
         elif workload.online:
-            ending(policy)
+            unending(policy)
         written: dict[str, Any] = {"model": policy}
         if workload.scorer:
             config.num_labels = 1

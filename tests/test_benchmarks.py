@@ -1,6 +1,7 @@
 """The harness that measures the product beside TRL (benchmarks/): what it reads and tells."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks import feedback, goals, page, roles, runner, scaling, work
 from benchmarks.__main__ import main
+from benchmarks.peer import Ends
 from benchmarks.runner import SIDES, Comparison, equal_tokens, gradient_difference, spread
 from benchmarks.side import Died, Side
 from truing.data.ledger import Ledger
@@ -84,14 +86,34 @@ def test_the_reward_counts_what_was_sampled() -> None:
     assert work.seen["tokens"] - before == 4 + 2
 
 
-def test_a_model_for_sampling_ends_about_as_often_as_is_told() -> None:
+def test_a_model_for_sampling_draws_words_alone() -> None:
     torch.manual_seed(0)
     model = work.LlamaForCausalLM(SHAPE.config)
-    work.ending(model)
+    work.unending(model)
     text = torch.randint(work.WORDS, SHAPE.vocabulary, (8, 64))
     with torch.no_grad():
-        ends = float(model(text).logits.softmax(-1)[..., work.EOS].mean())
-    assert 0.3 / work.ENDS < ends < 3 / work.ENDS
+        others = float(model(text).logits.softmax(-1)[..., : work.WORDS].max())
+    assert others < 1e-6
+
+
+def test_sampled_responses_have_the_same_lengths_on_both_sides() -> None:
+    drawn = [work.length((i,), 0) for i in range(2000)]
+    assert drawn == [work.length([i], 0) for i in range(2000)] != drawn[::-1]
+    assert min(drawn) == 1 < work.RESPONSE == max(drawn)
+    # What a draw at each token would come to, cut at the most there may be.
+    wanted = work.ENDS * (1 - math.exp(-work.RESPONSE / work.ENDS))
+    assert 0.93 * wanted < sum(drawn) / 2000 < 1.07 * wanted
+    prompts = [[5, 6], [5, 7], [5, 6]]
+    assert list(work.numbered(prompts)) == [((5, 6), 0), ((5, 7), 0), ((5, 6), 1)]
+
+    ends, scores = Ends(), torch.zeros(3, SHAPE.vocabulary)
+    ids = torch.tensor([[work.PAD, 5, 6], [work.PAD, 5, 7], [work.PAD, 5, 6]])
+    lengths = [0, 0, 0]
+    for step in range(work.RESPONSE):
+        found = ends(ids, scores.clone()).softmax(-1)[:, work.EOS] == 1
+        lengths = [n or (step + 1) * int(e) for n, e in zip(lengths, found.tolist(), strict=True)]
+        ids = torch.cat([ids, torch.full((3, 1), 9)], 1)
+    assert lengths == [work.length(*each) for each in work.numbered(prompts)]
 
 
 def test_greedy_responses_end_at_lengths_of_their_own(tmp_path: Path) -> None:
