@@ -139,6 +139,16 @@ def test_a_gpu_is_given_more_rows() -> None:
     ]
 
 
+def test_the_page_says_where_lengths_were_not_the_same() -> None:
+    told = "each side drew responses with lengths of its own"
+    same = {"tokens": dict.fromkeys(SIDES, 100)}
+    other = {"tokens": {**same["tokens"], "plain": 90}}
+    assert told not in page.render([record("grpo", **same), record("sampling-8", **other)])
+    assert f"- Of rloo, small, {told}." in page.render(
+        [record("grpo", **same), record("rloo", **other)]
+    )
+
+
 def test_of_a_gpu_there_is_no_tuned_side() -> None:
     sides = {"truing": 2.0, "plain": 1.0}
     gpu = record("dpo", shape="0.5b", precision="bf16", ratio_tuned=None, device="gpu")
