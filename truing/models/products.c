@@ -183,7 +183,7 @@ static void tiles(float *to, int64_t next, const bf16 *left, const bf16 *right, 
         } else {
             LEFT(1); RIGHT(0); MULTIPLY; LEFT(0); MULTIPLY; RIGHT(1); MULTIPLY;
         }
-        /* Stored for nothing: a CPU that has run several steps ahead waits long at the stores below. */
+        /* Stored for nothing: a CPU that ran some steps ahead waits long at the stores below. */
         _tile_stored(4, unread, 64);
         for (int i = 0; i < 4 && 4 * step < SIDE; i++, meant += apart) {
             __builtin_prefetch(meant, 1);
