@@ -22,6 +22,7 @@ SHARERS = 4
 # shape that occurs.
 CELLS = 64
 PICKED = "picked_4N"
+KEPT = ("ends", "tails")
 Numbers = NDArray[np.int64]
 
 
@@ -34,6 +35,27 @@ class Tokens(NamedTuple):
     @property
     def length(self) -> int:
         return len(self.prompt) + len(self.response)
+
+
+class Kept(NamedTuple):
+    """Cells of a layout whose final hidden states are read, so that the last layer need not go on
+    with others: their numbers through all rows, ascending, then the first again up to a multiple
+    of `CELLS` (M,); how many there are; and how far into each of the layout's spans the first one
+    stands (S,), on the CPU."""
+
+    cells_M: Tensor
+    count: int
+    late_S: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, table: Tensor) -> "Kept":
+        """``cells`` in any order and more than once; a span without any keeps its last."""
+        kept = np.unique(cells.numpy())
+        start, stop = table[0, 0, :, :2].numpy().T
+        after = np.append(kept, stop[-1])[np.searchsorted(kept, start)]
+        late = np.where(after < stop, after, stop - 1) - start
+        filled = np.append(kept, np.repeat(kept[:1], -len(kept) % CELLS))
+        return cls(torch.from_numpy(filled), len(kept), torch.from_numpy(late))
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -77,6 +99,8 @@ class Layout:
             return self
         grids = {f.name: getattr(self, f.name) for f in fields(self)} | {PICKED: self.picked_4N}
         grids = {name: grid for name, grid in grids.items() if isinstance(grid, Tensor)}
+        kept = {name: getattr(self, name) for name in KEPT} if self.by_spans else {}
+        grids |= {name: each.cells_M for name, each in kept.items()}
         numbers = sent(torch.cat([grid.reshape(-1).long() for grid in grids.values()]), device)
         parts = numbers.split([grid.numel() for grid in grids.values()])
         there = {
@@ -84,8 +108,9 @@ class Layout:
             for (name, grid), part in zip(grids.items(), parts, strict=True)
         }
         known: dict[str, Any] = {PICKED: there.pop(PICKED), "tokens": self.tokens}
-        if self.kind in ("shared", "flat"):
+        if self.by_spans:
             known["table"] = self.table
+        known |= {name: each._replace(cells_M=there.pop(name)) for name, each in kept.items()}
         moved = replace(self, **there)
         vars(moved).update(known)
         return moved
@@ -103,6 +128,27 @@ class Layout:
         """The `spans` of its rows, with filling up to a multiple of `CELLS`; on the CPU, wherever
         the layout is: every layer reads it there, and would else wait for a GPU."""
         return spans(self.documents_RC, self.segments_RC, -self.cells % CELLS)
+
+    @cached_property
+    def ends(self) -> Kept:
+        """The final cells of sequences."""
+        return Kept.of(self._numbers(self.last_B2.T), self.table)
+
+    @cached_property
+    def tails(self) -> Kept:
+        """The cells that predict scored tokens, and the final ones."""
+        numbers = map(self._numbers, (self.picked_4N[1:3], self.last_B2.T))
+        return Kept.of(torch.cat(list(numbers)), self.table)
+
+    def _numbers(self, places_2N: Tensor) -> Tensor:
+        """The numbers of cells through all rows, from their rows and columns."""
+        row_N, column_N = places_2N
+        return row_N * self.ids_RC.shape[1] + column_N
+
+    @property
+    def by_spans(self) -> bool:
+        """Whether several responses may stand in a row, told apart by `table`."""
+        return self.kind in ("shared", "flat")
 
     @property
     def scored(self) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from truing.data.layout import Layout, Tokens, flat, padded, shared
 from truing.models.heads import ValueModel
+from truing.models.last_layer import States
 from truing.models.model import Model, Policy
 from truing.models.roles import Role
 
@@ -98,23 +99,23 @@ class ActorCritic(nn.Module):
 
     def forward(self, layout: Layout, temperature: float = 1.0, *, foresee: bool = True) -> Figures:
         """Of the scored tokens at ``temperature``; no value unless it is to ``foresee``."""
-        hidden_RCH = self.policy.hidden(layout)
-        logp_BT, entropy_BT = self.policy.figures(hidden_RCH, layout, temperature, spread=True)
+        states = self.policy.states(layout)
+        logp_BT, entropy_BT = self.policy.figures(states, layout, temperature, spread=True)
         entropy_BT = entropy_BT if self.entropy_counts else entropy_BT.detach()
         idle = self.critic is None or not foresee
-        return Figures(logp_BT, entropy_BT, None if idle else self._value(layout, hidden_RCH))
+        return Figures(logp_BT, entropy_BT, None if idle else self._value(layout, states))
 
     def value(self, layout: Layout) -> Tensor:
         """Values (B, T) alone."""
         shared = isinstance(self.critic, nn.Linear)
-        return self._value(layout, self.policy.hidden(layout) if shared else None)
+        return self._value(layout, self.policy.states(layout) if shared else None)
 
-    def _value(self, layout: Layout, hidden_RCH: Tensor | None) -> Tensor:
+    def _value(self, layout: Layout, states: States | None) -> Tensor:
         if isinstance(self.critic, ValueModel):
             return self.critic(layout)
         assert isinstance(self.critic, nn.Linear)
-        assert hidden_RCH is not None
-        hidden_BTH = hidden_RCH[layout.row_BT, layout.column_BT]
+        assert states is not None
+        hidden_BTH = states.at(layout.row_BT, layout.column_BT)
         value_BT = self.critic(hidden_BTH.to(self.critic.weight.dtype)).squeeze(-1).float()
         return value_BT.masked_fill(~layout.mask_BT, 0.0)
 

@@ -37,11 +37,13 @@ def attend(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    late: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention by the name of sdpa: where the mask is a table of `spans`, by spans.
 
-    query, key, value (1, H, N, D); result (1, N, H, D). RuntimeError for what spans cannot do.
+    query, key, value (1, H, N, D); result (1, N, H, D). With ``late`` (S,) nobody reads what a
+    span's queries before its so-many-th see. RuntimeError for what spans cannot do.
     """
     if attention_mask is None or attention_mask.dtype != torch.long:
         options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, **more}
@@ -61,7 +63,7 @@ def attend(
         seen: Any = Varlen.apply(*flat, plan_of(attention_mask, query.device), scale)
         return seen[None], None
     if serves(query, key, value):
-        made: Any = Spans.apply(query, key, value, attention_mask, scale)
+        made: Any = Spans.apply(query, key, value, attention_mask, scale, late)
         return made, None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)

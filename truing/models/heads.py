@@ -56,8 +56,7 @@ class RewardModel(Model):
         self.core.config.reward_simulated = value
 
     def forward(self, layout: Layout) -> Tensor:
-        row_B, column_B = layout.last_B2.unbind(-1)
-        return self.read(self.hidden(layout)[row_B, column_B])
+        return self.read(self.states(layout, ends=True).at(*layout.last_B2.unbind(-1)))
 
     def scores(self, layout: Layout) -> Tensor:
         """What the model says as a reward (B,)."""
@@ -93,7 +92,7 @@ class ProcessRewardModel(RewardModel):
         count_B1 = layout.mask_BT.sum(-1, keepdim=True)
         column_BU = nn.functional.pad(layout.column_BT, (0, 1))
         column_BU = column_BU.scatter(1, count_B1, layout.last_B2[:, 1:])
-        return self.read(self.hidden(layout)[layout.last_B2[:, :1], column_BU])
+        return self.read(self.states(layout).at(layout.last_B2[:, :1], column_BU))
 
     def scores(self, layout: Layout) -> Tensor:
         rows = zip(layout.target_BT.cpu(), layout.mask_BT.cpu(), strict=True)
@@ -117,7 +116,7 @@ class ValueModel(RewardModel):
     """Values (B, T): what is still to come, foreseen where each scored token is decided."""
 
     def forward(self, layout: Layout) -> Tensor:
-        value_BT = self.read(self.hidden(layout)[layout.row_BT, layout.column_BT])
+        value_BT = self.read(self.states(layout).at(layout.row_BT, layout.column_BT))
         return value_BT.masked_fill(~layout.mask_BT, 0.0)
 
 

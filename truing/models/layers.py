@@ -141,21 +141,29 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), more)
 
 
+def home_of(core: Any) -> Any:
+    """The transformers module that a network of the family comes from; None for any other."""
+    family = core.config.model_type
+    # Code of its own may go by such a name.
+    return sys.modules.get(f"transformers.models.{family}.modeling_{family}" * (family in FAMILY))
+
+
+def untouched(module: nn.Module, home: Any) -> bool:
+    """Whether a module is as its home has it: neither others nor we have replaced anything."""
+    kind = type(module)
+    replaced = "forward" in vars(module) or hasattr(kind, "fused")
+    return kind.__module__.startswith(home.__package__) and not replaced
+
+
 def fuse(core: Any) -> None:
     """Have a network of the family ask `kernels`; any other, and what others have replaced in it,
     stays as it is."""
-    family = core.config.model_type
-    start = f"transformers.models.{family}."
-    home: Any = sys.modules.get(f"{start}modeling_{family}")
-    if family not in FAMILY or home is None:  # code of its own may go by such a name
+    if (home := home_of(core)) is None:
         return
     for module in core.modules():
         kind = type(module)
-        others = not kind.__module__.startswith(start) or "forward" in vars(module)
-        if others or hasattr(kind, "fused"):
-            continue
         gated = kind.__name__.endswith("MLP") and core.config.hidden_act == "silu"
-        if kind.__name__.endswith("RMSNorm") or gated:
+        if untouched(module, home) and (gated or kind.__name__.endswith("RMSNorm")):
             module.__class__ = _fused(kind)
     if not hasattr(home.apply_rotary_pos_emb, "__wrapped__"):
         home.apply_rotary_pos_emb = _rotating(home.apply_rotary_pos_emb)

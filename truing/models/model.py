@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
-from truing.data.layout import CELLS, SHARERS, Layout, Tokens, flat, packed, padded, shared
+from truing.data.layout import CELLS, SHARERS, Kept, Layout, Tokens, flat, packed, padded, shared
 from truing.models import precision
 from truing.models.attention import attend
 from truing.models.head import Scaling, figures
+from truing.models.last_layer import States, narrow
 from truing.models.layers import fuse
 from truing.models.loading import (
     Loading,
@@ -37,7 +38,8 @@ from truing.models.products import adopt
 # kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
 COLUMNS, SCORED = 16, 128
 # How several responses may lie in one row: told apart by spans, a mask, or restarting positions.
-How = Literal["spans", "mask", "restarts"]
+# `last_layer` leaves cells out where it reads by spans.
+How = Literal["spans", "tails", "mask", "restarts"]
 
 logging.disable_progress_bar()
 ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
@@ -57,6 +59,7 @@ class Model(nn.Module):
         self._trials: dict[tuple[str, torch.device], bool] = {}
         adopt(self.core)
         fuse(self.core)
+        narrow(self.core)
 
     @property
     def core(self) -> Any:
@@ -78,37 +81,40 @@ class Model(nn.Module):
         """Longest sequence in tokens that the model was made for, if its config says."""
         return getattr(self.core.config.get_text_config(), "max_position_embeddings", None)
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """Final hidden states (R, C, H) of a layout's cells.
+    def states(self, layout: Layout, *, ends: bool = False) -> States:
+        """Final hidden states of a layout's cells: those at least that predict scored tokens or
+        end a sequence, or, where nothing else is read, the ``ends`` alone.
 
         Documents that share a row are kept apart by spans, or by a mask where the model reads none;
         filling on the right needs neither, for causal attention never looks there, and in packed
         rows transformers keeps sequences apart by their restarting positions.
         """
-        rows, columns = layout.ids_RC.shape
-        masked = layout.kind in ("shared", "flat")
-        if (masked and self.reads_spans) or (
-            layout.kind == "packed" and "flash" in self._attention
-        ):
-            # With flash attention it looks for restarts in a batch of one row only.
-            inputs = self._in_one_row(layout)
-        else:
-            inputs = self._widened(layout)
+        kept = None
+        one_row = layout.by_spans and self.reads_spans
+        if one_row and self._tried("tails"):
+            kept = layout.ends if ends else layout.tails
+        # With flash attention it looks for restarts in a batch of one row only.
+        one_row |= layout.kind == "packed" and "flash" in self._attention
         with precision.mixed(self.device):
-            hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
-        if len(hidden) == rows:
-            return hidden[:, :columns]
-        return hidden[0, : rows * columns].view(rows, columns, -1)
+            return self._read(layout, one_row, kept)
 
-    def _in_one_row(self, layout: Layout) -> dict[str, Tensor]:
-        """A layout's cells as inputs, all rows in one; by spans filled up to `CELLS`."""
+    def _read(self, layout: Layout, one_row: bool, kept: Kept | None) -> States:
+        inputs = self._in_one_row(layout, kept) if one_row else self._widened(layout)
+        hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
+        columns = layout.ids_RC.shape[1] if one_row else hidden.shape[1]
+        return States(hidden.flatten(0, 1), columns, kept)
+
+    def _in_one_row(self, layout: Layout, kept: Kept | None = None) -> dict[str, Any]:
+        """A layout's cells as inputs, all rows in one; by spans filled up to `CELLS`, and the last
+        layer told which cells are ``kept``."""
         grids = (layout.ids_RC, layout.positions_RC)
         ids, positions = (grid_RC.reshape(1, -1) for grid_RC in grids)
         if layout.kind == "packed":
             return {"input_ids": ids, "position_ids": positions}
         more = (0, -layout.cells % CELLS)
         ids, positions = (nn.functional.pad(cells, more) for cells in (ids, positions))
-        return {"input_ids": ids, "position_ids": positions, "attention_mask": layout.table}
+        found = {"input_ids": ids, "position_ids": positions, "attention_mask": layout.table}
+        return found if kept is None else {**found, "kept": kept}
 
     def _widened(self, layout: Layout) -> dict[str, Tensor]:
         """A layout's cells as inputs, filled on the right, as its own rows are, up to a multiple
@@ -122,7 +128,7 @@ class Model(nn.Module):
             beyond = torch.zeros(more, dtype=torch.long, device=ids.device)
         filled = torch.cat([positions, beyond.expand(len(ids), -1)], 1)
         inputs = {"input_ids": nn.functional.pad(ids, (0, more)), "position_ids": filled}
-        if layout.kind in ("shared", "flat"):
+        if layout.by_spans:
             documents = nn.functional.pad(layout.documents_RC, (0, more), value=-1)
             seen_RCC = sight(documents, nn.functional.pad(layout.segments_RC, (0, more)))
             mask_RCC = torch.zeros_like(seen_RCC, dtype=self.network.dtype)
@@ -186,6 +192,8 @@ class Model(nn.Module):
         return self.tried(how, lambda: self._may_read(how) and self._reads(how))
 
     def _may_read(self, how: How) -> bool:
+        if how == "tails":
+            return self.reads_spans
         ways = {"spans": ("sdpa",), "mask": ("eager", "sdpa"), "restarts": (self._attention,)}
         known = self._attention in ways[how] and not (self._windows and how != "restarts")
         random = any(getattr(m, "attention_dropout", 0.0) for m in self.core.modules())
@@ -200,18 +208,19 @@ class Model(nn.Module):
         alone, found = padded(rows), list[Tensor]()
         half = self.network.dtype in precision.HALF
         # A GPU reads spans in 16 bits alone, as it will be asked to.
-        mixed = how == "spans" and self.device.type != "cpu" and not half
+        by_spans = how in ("spans", "tails")
+        mixed = by_spans and self.device.type != "cpu" and not half
         with evaluating(self), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             for layout in (together.to(self.device), alone.to(self.device)):
                 one_row = layout.kind != "padded" and how != "mask"
-                inputs = self._in_one_row(layout) if one_row else self._widened(layout)
+                kept = layout.ends if one_row and how == "tails" else None
                 try:
-                    hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
+                    states = self._read(layout, one_row, kept)
                 except torch.OutOfMemoryError:
                     raise
                 except (RuntimeError, ValueError, IndexError, TypeError):
                     return False  # its attention is another
-                found.append(hidden[tuple(layout.last_B2.T)].float())
+                found.append(states.at(*layout.last_B2.T).float())
         one, other = found
         # 16 bits round their sums in another order; else only the last digits may differ.
         return bool((one - other).norm() <= (2e-2 if half or mixed else 1e-5) * other.norm())
@@ -237,10 +246,10 @@ class Policy(Model):
 
     def forward(self, layout: Layout, temperature: float = 1.0) -> Tensor:
         """Log-probs (B, T) of the scored tokens at ``temperature``; zero where the mask is."""
-        return self.figures(self.hidden(layout), layout, temperature)[0]
+        return self.figures(self.states(layout), layout, temperature)[0]
 
     def figures(
-        self, hidden_RCH: Tensor, layout: Layout, temperature: float, *, spread: bool = False
+        self, states: States, layout: Layout, temperature: float, *, spread: bool = False
     ) -> tuple[Tensor, ...]:
         """Of each scored token (B, T) its log-prob at ``temperature`` and, with ``spread``, the
         entropy of its distribution; zero where the mask is."""
@@ -251,7 +260,7 @@ class Policy(Model):
         with precision.mixed(self.device):
             found = figures(
                 self.core.get_output_embeddings(),
-                hidden_RCH[row_N, column_N],
+                states.at(row_N, column_N),
                 target_N,
                 Scaling.of(self.core.config.get_text_config(), temperature),
                 spread=spread,

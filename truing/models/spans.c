@@ -37,14 +37,16 @@ static inline void give(number *to, __m512 x) { _mm512_storeu_ps(to, x); }
 /* Queries and keys of a block; rows of a tile, lanes of a tile, and of a register. */
 enum { SIDE = 64, HIGH = 8, WIDE = 32, LANES = 16 };
 typedef struct { int64_t start, stop, top, end; } span;
-/* Heads (head, cell, width) with numbers between those of two heads and of two cells. */
+/* Heads (head, cell, width) with numbers between those of two heads and of two cells. Of a task's
+ * spans those queries count that are not before ``late``, where it is given. */
 typedef struct { const number *at; int64_t head, cell; } matrix;
-typedef struct { matrix query, key, value; const span *table;
+typedef struct { matrix query, key, value; const span *table; const int64_t *late;
                  int64_t spans, heads, kept, cells, width; float scale; } task;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t whole(int64_t n, int64_t by) { return (n + by - 1) / by * by; }
+static int64_t begin(const task *t, int64_t i) { return t->late ? t->late[i] : 0; }
 
 /* The cell of a span's i-th key: first come those of the prompt. */
 static inline int64_t cell(span s, int64_t i) {
@@ -118,9 +120,8 @@ tile(float *to, int64_t next, const float *left, int64_t row, int64_t along, con
         _mm512_storeu_ps(to + r * next + v * LANES, sum[r][v]);
 }
 
-/* In a block, a query i sees a key j where j <= ahead + i. */
-
-/* to (keys, SIDE) = left (keys, width) times right (queries, width), both turned. */
+/* to (keys, SIDE) = left (keys, width) times right (queries, width), both turned. In a block, a
+ * query i sees a key j where j <= ahead + i. */
 static void scores(float *to, const float *left, const float *right, int64_t keys, int64_t queries,
                    int64_t ahead, int64_t width) {
     for (int64_t i = 0; i < queries; i += WIDE)
@@ -231,10 +232,10 @@ static void look(const task *t, number *out, float *total, int64_t head, span s,
 
 #define GIVEN const number *query, int64_t query_head, int64_t query_cell, const number *key, \
     int64_t key_head, int64_t key_cell, const number *value, int64_t value_head, \
-    int64_t value_cell, const span *table, int64_t spans, int64_t heads, int64_t kept, \
-    int64_t cells, int64_t width, double scale, int64_t threads
+    int64_t value_cell, const span *table, const int64_t *late, int64_t spans, int64_t heads, \
+    int64_t kept, int64_t cells, int64_t width, double scale, int64_t threads
 #define TASK {{query, query_head, query_cell}, {key, key_head, key_cell}, \
-    {value, value_head, value_cell}, table, spans, heads, kept, cells, width, scale}
+    {value, value_head, value_cell}, table, late, spans, heads, kept, cells, width, scale}
 
 /* out (cells, heads, width); total (heads, cells): the logarithms, to the base of 2, of the sums.
  * 0 without memory. */
@@ -257,7 +258,7 @@ int64_t see(number *out, float *total, GIVEN) {
             pack(0, 0, turned, HIGH, 1.0f, t.key, head, s, 0, count, width);
             pack(flat, height, 0, 0, 1.0f, t.value, head, s, 0, count, width);
             for (int64_t g = head * group; g < (head + 1) * group; g++)
-                for (int64_t from = 0; from < s.stop - s.start; from += SIDE)
+                for (int64_t from = begin(&t, unit / kept); from < s.stop - s.start; from += SIDE)
                     look(&t, out, total, g, s, from, turned, flat, height, more);
         }
         free(room);
@@ -331,12 +332,13 @@ static void look_back(const task *t, const way *w, int64_t head, span s, int64_t
 }
 
 static inline void put(float *to, __m512 x, int more) {
-    _mm512_storeu_ps(to, more ? _mm512_add_ps(_mm512_loadu_ps(to), x) : x);
+    _mm512_storeu_ps(to, more ? _mm512_loadu_ps(to) + x : x);
 }
 
 /* A span's gradients; those of a prompt elsewhere are added to what is there, or with ``add`` all
  * of keys and values. */
-static void span_back(const task *t, const way *w, int64_t head, span s, int add, float *room) {
+static void span_back(const task *t, const way *w, int64_t head, int64_t i, int add, float *room) {
+    const span s = t->table[i];
     const int64_t width = t->width, before = s.end - s.top, count = before + s.stop - s.start;
     const int64_t height = whole(count, LANES), size = height * width, group = t->heads / t->kept;
     const side k = {room + 4 * size, room, room + size, room + 2 * size, room + 3 * size, height};
@@ -344,13 +346,13 @@ static void span_back(const task *t, const way *w, int64_t head, span s, int add
     pack(0, 0, k.value, HIGH, 1.0f, t->value, head, s, 0, count, width);
     memset(k.of_key, 0, 8 * size);
     for (int64_t g = head * group; g < (head + 1) * group; g++)
-        for (int64_t from = 0; from < s.stop - s.start; from += SIDE)
+        for (int64_t from = begin(t, i); from < s.stop - s.start; from += SIDE)
             look_back(t, w, g, s, from, k, k.key + height * whole(width, WIDE));
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t at = (cell(s, i) * t->kept + head) * width;
-        const int more = add || i < before;
+    for (int64_t j = 0; j < count; j++) {
+        const int64_t at = (cell(s, j) * t->kept + head) * width;
+        const int more = add || j < before;
         for (int64_t d = 0; d < width; d += LANES) {
-            const float *key = k.of_key + i * width + d, *value = k.of_value + i * width + d;
+            const float *key = k.of_key + j * width + d, *value = k.of_value + j * width + d;
             put(w->of_key + at + d, _mm512_loadu_ps(key) * t->scale, more);
             put(w->of_value + at + d, _mm512_loadu_ps(value), more);
         }
@@ -368,19 +370,16 @@ static int64_t holder(const task *t, int64_t i) {
     return -1;
 }
 
-/* One thread does all spans of a prompt, in their order behind the one that holds it, so that no sum
- * depends on the threads. Where a prompt is in no one span it does all of a head. 0 without memory.
- */
+/* One thread does all spans of a prompt, in order behind the one that holds it, so that no sum goes
+ * by the threads; where a prompt is in no one span, all of a head. 0 without memory. */
 int64_t see_back(float *of_query, float *of_key, float *of_value, const number *ahead,
                  const number *out, const float *total, GIVEN) {
     const task t = TASK;
     const way w = {out, ahead, total, of_query, of_key, of_value};
     int64_t failed = 0, strays = 0;
     for (int64_t i = 0; i < spans; i++) strays += holder(&t, i) < 0;
-    if (strays) {
-        memset(of_key, 0, 4 * cells * kept * width);
-        memset(of_value, 0, 4 * cells * kept * width);
-    }
+    if (strays) memset(of_key, 0, 4 * cells * kept * width);
+    if (strays) memset(of_value, 0, 4 * cells * kept * width);
     #pragma omp parallel num_threads(threads) reduction(+ : failed)
     {
         float *room = room_for(&t, 5);
@@ -389,10 +388,10 @@ int64_t see_back(float *of_query, float *of_key, float *of_value, const number *
         for (int64_t unit = 0; unit < spans * kept; unit++) {
             const int64_t first = strays ? 0 : unit / kept, head = unit % kept;
             if (!room || unit / kept != first || (!strays && table[first].end)) continue;
-            span_back(&t, &w, head, table[first], strays > 0, room);
+            span_back(&t, &w, head, first, strays > 0, room);
             for (int64_t i = 0; i < spans; i++)
                 if (i != first && (strays || holder(&t, i) == first))
-                    span_back(&t, &w, head, table[i], strays > 0, room);
+                    span_back(&t, &w, head, i, strays > 0, room);
         }
         free(room);
     }

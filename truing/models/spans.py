@@ -34,21 +34,38 @@ def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
     )
 
 
-def _given(query: Tensor, key: Tensor, value: Tensor, table: Tensor, scale: float) -> list[Any]:
+def _given(
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor, late: Tensor | None, scale: float
+) -> list[Any]:
     """What both ways of `spans.c` are given behind their own."""
     laid = [(x, x.stride(1), x.stride(2)) for x in (query, key, value)]
     heads, cells, width = query.shape[1:]
+    begins = 0 if late is None else late
     sizes = table.shape[2], heads, key.shape[1], cells, width
-    return [*(each for one in laid for each in one), table, *sizes, scale, torch.get_num_threads()]
+    return [
+        *(x for one in laid for x in one),
+        table,
+        begins,
+        *sizes,
+        scale,
+        torch.get_num_threads(),
+    ]
 
 
 class Spans(torch.autograd.Function):
     """query (1, H, N, D), key and value (1, G, N, D), each shared by H / G heads, and the table
-    (1, 1, S, 4) of their spans -> (1, N, H, D)."""
+    (1, 1, S, 4) of their spans -> (1, N, H, D); of each span, with ``late`` (S,), from so many
+    queries on alone: what is seen before them, and what its gradient comes to, is anything."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, table: Tensor, scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        table: Tensor,
+        scale: float,
+        late: Tensor | None = None,
     ) -> Tensor:
         # A head's numbers must lie side by side.
         query, key, value = (
@@ -58,11 +75,11 @@ class Spans(torch.autograd.Function):
         one, heads, cells, width = query.shape
         seen = query.new_empty(one, cells, heads, width)
         total = query.new_empty(heads, cells, dtype=torch.float32)
-        given = _given(query, key, value, table, scale)
+        given = _given(query, key, value, table, late, scale)
         if not call(_library(query.dtype).see, seen, total, *given):
             raise MemoryError("no memory for attention")
         ctx.save_for_backward(query, key, value, table, seen, total)
-        ctx.scale = scale
+        ctx.scale, ctx.late = scale, late
         return seen
 
     @staticmethod
@@ -72,7 +89,7 @@ class Spans(torch.autograd.Function):
         shapes = [x.transpose(1, 2).shape for x in (query, key, value)]
         into = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
         tensors = *into, grads[0].contiguous(), seen, total
-        given = _given(query, key, value, table, ctx.scale)
+        given = _given(query, key, value, table, ctx.late, ctx.scale)
         if not call(_library(query.dtype).see_back, *tensors, *given):
             raise MemoryError("no memory for attention's gradients")
-        return *(x.to(query.dtype).transpose(1, 2) for x in into), None, None
+        return *(x.to(query.dtype).transpose(1, 2) for x in into), None, None, None

@@ -240,7 +240,7 @@ def activation_bytes(model: Model | ActorCritic, *, recomputed: bool) -> list[fl
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
             # Of a result that is let go nothing would be left.
-            hidden = reader.hidden(sample)
+            hidden = reader.states(sample).hidden_NH
         each = sum(found.values()) / COUNTED
         if recomputed:
             layers = text.num_hidden_layers

@@ -85,7 +85,7 @@ class Play:
         if role in ("policy", "reference"):
             return getattr(self, role)(layout)
         model = getattr(self, role)
-        return model.core.score(model.hidden(layout)).squeeze(-1)
+        return model.core.score(model.states(layout).hidden_NH).view(len(ROWS), -1)
 
     def own(self, role: str) -> list[Tensor]:
         """What learns in a role."""
@@ -206,6 +206,7 @@ def test_shared_prompts_and_counts(folders: tuple[Path, Path]) -> None:
     with torch.no_grad():
         assert (one.reward.shares_prompts, one.value.shares_prompts) == (True, True)
         assert one.reward.sharers == one.value.sharers > 1  # tried out, and not again
+        same(one.reward(shared(ROWS)), four.reward(padded(ROWS)))
         passes = one.reward.network.passes
         same(one.reward(shared(ROWS)), four.reward(padded(ROWS)))
         assert one.reward.network.passes == passes + 1

@@ -44,7 +44,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 
         monkeypatch.setattr(owner, name, watched)
 
-    spy("forward", Model, "hidden")
+    spy("forward", Model, "states")
     spy("backward", torch.Tensor, "backward")
     spy("decoding", Llama, "hidden")
     return found
