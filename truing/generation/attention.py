@@ -6,6 +6,7 @@ of one sequence. In torch for any device and number format, and by `kernels.c` w
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from truing.generation.cache import Slots
 from truing.generation.llama import Llama
+from truing.models.attention import attend
+from truing.models.layers import kernels
 from truing.models.varlen import Pieces, fits, look
 
 
@@ -26,9 +29,11 @@ class Reading:
         self.sizes = [int(slots.width[row]) for row in rows]
         device = turn[0].device
         at_N = torch.cat([torch.arange(size) for size in self.sizes]).to(device)
-        self.cos_N1D, self.sin_N1D = (table[at_N].unsqueeze(1) for table in turn)
+        self.turn = tuple(table[at_N] for table in turn)
         self.at_N = at_N
-        self.pieces: Pieces | None = None
+        ends = torch.tensor(self.sizes).cumsum(0)
+        table = torch.stack([ends - torch.tensor(self.sizes), ends, 0 * ends, 0 * ends], 1)
+        self.table, self.pieces = table[None, None], None
         if fits(device, slots.own.dtype, model.dim):
             self.pieces = Pieces.of(self.sizes, device)
             sizes = torch.tensor(self.sizes)
@@ -36,24 +41,25 @@ class Reading:
 
     def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
         heads, groups, scale = self.model.heads, self.model.groups, self.model.scale
-        turned = rotated(qkv_NHD[:, : heads + groups], self.cos_N1D, self.sin_N1D)
-        whole = torch.cat([turned, qkv_NHD[:, heads + groups :]], 1)
+        q, k = rotated(qkv_NHD[:, : heads + groups], *self.turn).split([heads, groups], 1)
+        v = qkv_NHD[:, heads + groups :]
         if self.pieces is not None:  # all at once
-            q, k, v = whole.split([heads, groups, groups], 1)
             for i, each in enumerate((k, v)):
                 self.slots.prompts[layer, i][self.row_N, :, self.at_N] = each
             places = self.pieces, self.pieces
             return look(q, k, v, *places, scale=scale)[0].flatten(1)
-        seen: list[Tensor] = []
-        for row, part in zip(self.rows, whole.split(self.sizes), strict=True):
-            q, k, v = part.transpose(0, 1).split([heads, groups, groups])
-            self.slots.prompts[layer, 0, row, :, : len(part)] = k
-            self.slots.prompts[layer, 1, row, :, : len(part)] = v
-            found = F.scaled_dot_product_attention(
-                q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=heads != groups
-            )
-            seen.append(found[0].transpose(0, 1).flatten(1))
-        return torch.cat(seen)
+        for i, each in enumerate((k, v)):
+            for row, part in zip(self.rows, each.split(self.sizes), strict=True):
+                self.slots.prompts[layer, i, row, :, : len(part)] = part.transpose(0, 1)
+        one = [x.transpose(0, 1)[None] for x in (q, k, v)]
+        if q.device.type == "cpu":
+            return attend(None, *one, self.table, scaling=scale)[0][0].flatten(1)
+        more: Any = {"is_causal": True, "scale": scale, "enable_gqa": heads != groups}
+        seen = [
+            F.scaled_dot_product_attention(q, k, v, **more)
+            for q, k, v in zip(*(x.split(self.sizes, 2) for x in one), strict=True)
+        ]
+        return torch.cat(seen, 2)[0].transpose(0, 1).flatten(1)
 
 
 class Writing:
@@ -74,7 +80,7 @@ class Writing:
             x.to(device) for x in (torch.arange(count), length, prompt)
         )
         at_S = (length + width[prompt]).to(device)
-        self.cos_S1D, self.sin_S1D = (table[at_S].unsqueeze(1) for table in turn)
+        self.turn = tuple(table[at_S] for table in turn)
         same_SS = (prompt[:, None] == prompt).tril(-1)
         place = same_SS.sum(-1)
         members = torch.zeros(prompts, int(place.max()) + 1, dtype=torch.long)
@@ -89,7 +95,7 @@ class Writing:
     def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
         heads, groups, count = self.model.heads, self.model.groups, len(self.at_S)
         prompts, most = self.members_PM.shape
-        turned = rotated(qkv_NHD[:, : heads + groups], self.cos_S1D, self.sin_S1D)
+        turned = rotated(qkv_NHD[:, : heads + groups], *self.turn)
         q_SGRD = turned[:, :heads].unflatten(1, (groups, -1)) * self.model.scale
         keys, values = self.slots.own[layer]
         keys[self.at_S, :, self.length_S] = turned[:, heads:]
@@ -137,7 +143,11 @@ class Kernel:
         return self.out
 
 
-def rotated(x_NHD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
-    """Rotary positions: each pair (d, d + D/2) of a head turned by its angle."""
+def rotated(x_NHD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
+    """Rotary positions: each pair (d, d + D/2) of a head turned by its angle; of many tokens in one
+    call, where there is a function for it."""
+    if (ways := kernels(x_NHD, cos_ND, sin_ND)) is not None:
+        return ways.turn(x_NHD.contiguous()[None], cos_ND, sin_ND, back=False)[0]
     one, two = x_NHD.chunk(2, -1)
+    cos_N1D, sin_N1D = cos_ND.unsqueeze(1), sin_ND.unsqueeze(1)
     return x_NHD * cos_N1D + torch.cat([-two, one], -1) * sin_N1D

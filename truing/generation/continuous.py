@@ -9,6 +9,7 @@ from torch import Tensor
 
 from truing.generation.attention import Kernel, Reading, Writing
 from truing.generation.cache import Slots
+from truing.generation.decode import Decode, decodes
 from truing.generation.draw import choose
 from truing.generation.engine import Counts, Sampling
 from truing.generation.llama import Llama
@@ -34,6 +35,7 @@ class Continuous:
     ) -> None:
         self.policy, self.model, self.slots, self.counts = policy, model, slots, counts
         self.turn = model.rotations(slots.own.shape[-2] + slots.prompts.shape[-2])
+        self.decode = Decode(model, slots) if decodes(model) else None
         self.writing = Writing if model.kernels is None else Kernel
         on_gpu = slots.own.device.type == "cuda"
         self.replay = Replay(model, slots, self.turn, trial=trial) if on_gpu else None
@@ -100,22 +102,24 @@ class Continuous:
                 end += 1
             part = rows[start:end]
             ids = torch.tensor([i for row in part for i in slots.known[row]])
-            hidden_NH = self.model.hidden(
-                ids.to(slots.own.device), Reading(self.model, slots, part, self.turn)
-            )
-            last = slots.width[part].cumsum(0) - 1
-            for row, i in zip(part, last.tolist(), strict=True):
-                slots.ends[row] = hidden_NH[i]
+            reading = Reading(self.model, slots, part, self.turn)
+            last = (slots.width[part].cumsum(0) - 1).to(slots.own.device)
+            hidden_PH = self.model.hidden(ids.to(slots.own.device), reading, last)
+            for row, hidden_H in zip(part, hidden_PH, strict=True):
+                slots.ends[row] = hidden_H
             self.counts.prompt_tokens += size
             start = end
 
     def step(self, token_S: Tensor) -> Tensor:
         """Hidden states (S, H) after one more token in each slot."""
-        if self.replay is None:
-            hidden_SH = self.model.hidden(token_S, self.writing(self.model, self.slots, self.turn))
-        else:
+        if self.replay is not None:
             hidden_SH = self.replay.step(token_S)
             self.counts.replayed += 1
+        elif self.decode is not None and len(token_S) <= Decode.most:
+            hidden_SH = self.decode(token_S, Kernel(self.model, self.slots, self.turn))
+            self.counts.whole += 1
+        else:
+            hidden_SH = self.model.hidden(token_S, self.writing(self.model, self.slots, self.turn))
         self.slots.length[: len(self.slots)] += 1
         self.counts.steps += 1
         self.counts.tokens += len(token_S)

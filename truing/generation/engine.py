@@ -74,7 +74,7 @@ class Counts:
     """What an engine did, in all its calls. ``path``: by which way the model was run last, "llama"
     (fast, for the Llama family) or "transformers". Tokens: read of prompts, spared because a prompt
     was read already, and fed back one a step. ``replayed``: steps in the shapes of a graph, which a
-    GPU records."""
+    GPU records; ``whole``: steps that were one call, on a CPU."""
 
     path: str = ""
     prompt_tokens: int = 0
@@ -83,6 +83,7 @@ class Counts:
     tokens: int = 0
     slots_refilled: int = 0
     replayed: int = 0
+    whole: int = 0
 
 
 class Engine(Protocol):

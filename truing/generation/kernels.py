@@ -1,7 +1,7 @@
-"""`kernels.c`, for one size of heads.
+"""`kernels.c` and `decode.c`, for one size of heads.
 
-It takes the overhead of a dozen small torch calls a layer away. Where there is no C compiler, torch
-does the same (tests hold both equal).
+They take the overhead of a dozen small torch calls a layer away, or of all layers. Where there is
+no C compiler, torch does the same (tests hold both equal).
 """
 
 from functools import cache
@@ -14,6 +14,7 @@ from torch import Tensor
 from truing.models.native import build, call
 
 SOURCE = Path(__file__).with_name("kernels.c")
+WHOLE = SOURCE.with_name("decode.c")  # contains the other, and needs AVX-512
 # Numbers from which on a second thread pays for waking it.
 MANY = 2**17
 
@@ -42,6 +43,15 @@ class Kernels:
         """See `kernels.c`, whose order of arguments this is."""
         call(self.library.attend, *arguments)
 
+    @property
+    def whole(self) -> bool:
+        """Whether it has `decode`."""
+        return hasattr(self.library, "decode")
+
+    def decode(self, *arguments: Tensor | float) -> None:
+        """See `decode.c`, whose order of arguments this is."""
+        call(self.library.decode, *arguments)
+
 
 def _threads(x: Tensor) -> int:
     return torch.get_num_threads() if x.numel() >= MANY else 1
@@ -50,5 +60,5 @@ def _threads(x: Tensor) -> int:
 @cache
 def compiled(dim: int) -> Kernels | None:
     """The library for heads of ``dim``, or None where nothing can build it."""
-    library = build(SOURCE, f"-DDIM={dim}")
+    library = build(WHOLE, f"-DDIM={dim}") or build(SOURCE, f"-DDIM={dim}")
     return None if library is None else Kernels(library)

@@ -47,6 +47,10 @@ class Block(NamedTuple):
     gate: Callable[[Tensor], Tensor]
     down: Callable[[Tensor], Tensor]
 
+    @property
+    def products(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        return self.qkv, self.out, self.gate_up, self.down
+
 
 class Llama:
     """A network of the family as it is now: to be made anew when weights or adapters change."""
@@ -135,13 +139,16 @@ class Llama:
 
         return gated
 
-    def hidden(self, ids_N: Tensor, attention: Attention) -> Tensor:
-        """Final hidden states (N, hidden) of N tokens."""
+    def hidden(self, ids_N: Tensor, attention: Attention, ends: Tensor | None = None) -> Tensor:
+        """Final hidden states (N, hidden) of N tokens, or of the ``ends`` among them alone."""
         x, more = self.body.embed_tokens(ids_N), None
         for i, block in enumerate(self.blocks):
             x, normed = block.before(x, more)
             qkv_NHD = block.qkv(normed).view(len(x), -1, self.dim)
-            x, normed = block.between(x, block.out(attention(i, block.turned(qkv_NHD))))
+            seen = attention(i, block.turned(qkv_NHD))
+            if ends is not None and i == len(self.blocks) - 1:
+                x, seen = x[ends], seen[ends]
+            x, normed = block.between(x, block.out(seen))
             more = block.down(block.gate(block.gate_up(normed)))
         return self.norm(x, more)[1]
 
@@ -210,6 +217,16 @@ def side_by_side(modules: list[Any]) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.cat([module(x) for module in modules], -1)
 
 
+class Joint(NamedTuple):
+    """The product with a weight (out, in), and a bias (out,) if there is one."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
 def joined(modules: list[Any]) -> Callable[[Tensor], Tensor]:
     """One product with their weights in a row, LoRA adapters added to them."""
     found = [own for module in modules if (own := _weight(module)) is not None]
@@ -218,10 +235,9 @@ def joined(modules: list[Any]) -> Callable[[Tensor], Tensor]:
     weight: Tensor = torch.cat(found) if len(found) > 1 else found[0]
     biases = [getattr(module, "bias", None) for module in modules]
     if all(bias is None for bias in biases):
-        return lambda x: linear(x, weight, None)
+        return Joint(weight, None)
     pairs = zip(biases, found, strict=True)
-    bias = torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs])
-    return lambda x: linear(x, weight, bias)
+    return Joint(weight, torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs]))
 
 
 def _weight(module: Any) -> Tensor | None:

@@ -129,8 +129,7 @@ class Masked(Steady):
 
     def __call__(self, layer: int, qkv_NHD: Tensor) -> Tensor:
         heads, groups = self.model.heads, self.model.groups
-        turn = self.cos_SD.unsqueeze(1), self.sin_SD.unsqueeze(1)
-        turned = rotated(qkv_NHD[:, : heads + groups], *turn)
+        turned = rotated(qkv_NHD[:, : heads + groups], self.cos_SD, self.sin_SD)
         own, prompts = self.slots.own[layer], self.slots.prompts[layer]
         own[0][self.at_S, :, self.length_S] = turned[:, heads:]
         own[1][self.at_S, :, self.length_S] = qkv_NHD[:, heads + groups :]

@@ -30,7 +30,7 @@ FOREIGN = ("softcap", "position_bias", "s_aux", "sliding_window")
 
 
 def attend(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

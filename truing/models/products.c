@@ -1,59 +1,21 @@
 /* Float32 products on a CPU with AVX-512: of a few rows, whose weights are read but once; and, where
  * the CPU multiplies bfloat16 in tiles (AMX), of many, in pieces. */
-#include "turn.h"
+#include "few.h"
 #include <pthread.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t parts(int64_t n, int64_t by) { return (n + by - 1) / by; }
-static __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
 
-/* Of a few rows: 16 columns of weights at a time are turned, so that each is a lane, for CHUNK
- * numbers along the sum; then they meet up to 16 rows whose sums stay in registers. */
-enum { CHUNK = 128, SOON = 64 };
-
-#define SUMS(some) \
-    static void sums_##some(__m512 *to, const float *x, int64_t next, const __m512 *w, int64_t deep) { \
-        __m512 sum[some]; \
-        for (int r = 0; r < some; r++) sum[r] = _mm512_setzero_ps(); \
-        for (int64_t k = 0; k < deep; k++) \
-            for (int r = 0; r < some; r++) sum[r] += w[k] * x[r * next + k]; \
-        for (int r = 0; r < some; r++) to[r] += sum[r]; \
-    }
-SUMS(16) SUMS(8) SUMS(4) SUMS(2) SUMS(1)
-
-/* out (rows, n) = x (rows, depth) times the transposed weight (n, depth). What a row's numbers are
- * does not depend on how many rows there are. */
+/* out (rows, n) = x (rows, depth) times the transposed weight (n, depth). */
 void few(float *out, const float *x, const float *weight, int64_t rows, int64_t n, int64_t depth,
          int64_t threads) {
     #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t j = 0; j < n; j += 16) {
-        __m512 sum[rows], w[CHUNK];
-        memset(sum, 0, sizeof sum);
-        for (int64_t k = 0; k < depth; k += CHUNK) {
-            const int64_t deep = least(CHUNK, depth - k);
-            for (int64_t d = 0; d < deep; d += 16) {
-                const float *from = weight + j * depth + k + d;
-                for (int i = 0; i < 16; i++, from += depth) {
-                    w[d + i] = _mm512_maskz_loadu_ps(j + i < n ? first(deep - d) : 0, from);
-                    _mm_prefetch(from + SOON, _MM_HINT_T0);
-                }
-                turn(w + d);
-            }
-            for (int64_t r = 0, left; (left = rows - r);) {
-                const float *at = x + r * depth + k;
-                if (left >= 16) sums_16(sum + r, at, depth, w, deep), r += 16;
-                else if (left >= 8) sums_8(sum + r, at, depth, w, deep), r += 8;
-                else if (left >= 4) sums_4(sum + r, at, depth, w, deep), r += 4;
-                else if (left >= 2) sums_2(sum + r, at, depth, w, deep), r += 2;
-                else sums_1(sum + r, at, depth, w, deep), r += 1;
-            }
-        }
+        __m512 sum[rows];
+        sixteen_columns(sum, x, weight + j * depth, rows, n - j, depth);
         for (int64_t r = 0; r < rows; r++)
             _mm512_mask_storeu_ps(out + r * n + j, first(n - j), sum[r]);
     }

@@ -28,7 +28,7 @@ SOURCE = Path(__file__).with_name("products.c")
 # A product of less work, or of a thin matrix, is not worth the cutting.
 LEAST, THIN = 2**23, 64
 # Rows of which a product is of a few, and numbers of a weight from which on that pays.
-FEW, MANY = range(4, 49), 2**16
+FEW, MANY = range(1, 49), 2**16
 _pieces: ContextVar[int] = ContextVar("pieces", default=0)
 
 

@@ -332,7 +332,7 @@ static void look_back(const task *t, const way *w, int64_t head, span s, int64_t
 }
 
 static inline void put(float *to, __m512 x, int more) {
-    _mm512_storeu_ps(to, more ? _mm512_loadu_ps(to) + x : x);
+    _mm512_storeu_ps(to, more ? _mm512_add_ps(_mm512_loadu_ps(to), x) : x);
 }
 
 /* A span's gradients; those of a prompt elsewhere are added to what is there, or with ``add`` all

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from tests.conftest import tiny_folder
 from tests.sampling import REQUESTS, agree, greedy_of_transformers
 from truing.generation import attention, continuous, llama, local
 from truing.generation.engine import Request, Sampling
-from truing.generation.kernels import compiled
+from truing.generation.kernels import SOURCE, Kernels, compiled
 from truing.generation.local import LocalEngine
+from truing.generation.response import Response
 from truing.keys import generator
 from truing.models.checkpoint import add_lora
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy
+from truing.models.native import build
+from truing.models.products import FEW
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -61,13 +65,23 @@ def policy(tiny: Path) -> Policy:
     return load_policy(tiny)
 
 
-@pytest.fixture(params=["kernels", "torch"])
+@cache
+def kernels_alone(dim: int) -> Kernels:
+    """What a CPU without AVX-512 has."""
+    return Kernels(build(SOURCE, f"-DDIM={dim}"))
+
+
+@pytest.fixture(params=["whole", "kernels", "torch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to run a float32 model on a CPU."""
+    """All ways to run a float32 model on a CPU."""
     if request.param == "torch":
         monkeypatch.setattr(llama, "compiled", lambda _: None)
-    else:
-        request.getfixturevalue("compiler")
+        return request.param
+    request.getfixturevalue("compiler")
+    if request.param == "kernels":
+        monkeypatch.setattr(llama, "compiled", kernels_alone)
+    elif not (found := compiled(8)) or not found.whole:
+        pytest.skip("this CPU has no AVX-512")
     return request.param
 
 
@@ -101,6 +115,42 @@ def test_the_log_probs_are_those_of_the_trainer(
     done = engine.generate(REQUESTS, Sampling(temperature=temperature, max_completion_length=30))
     assert engine.counts.path == "llama", way
     agree(policy, done, temperature)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_decodes_in_one_call_or_several(tmp_path: Path, kind: str, way: str) -> None:
+    name, options = FAMILIES[kind]
+    policy = loaded(tmp_path, name, **options)
+    engine = LocalEngine(policy, batch_size=4)
+    agree(policy, engine.generate(REQUESTS, Sampling(max_completion_length=20)), 1.0)
+    assert engine.counts.path == "llama"
+    assert engine.counts.whole == (engine.counts.steps if way == "whole" else 0)
+
+
+def test_more_rows_than_a_few_are_several_calls(tmp_path: Path, way: str) -> None:
+    policy = loaded(tmp_path, "llama")
+    engine = LocalEngine(policy)
+    engine.stops = set()
+    many = [Request((5, i % 3), i) for i in range(FEW.stop)]
+    sizes = [3] * 4 + [9] * (FEW.stop - 4)
+    done = [engine.generate(many, Sampling(max_completion_length=size)) for size in (9, 3)]
+    assert engine.counts.whole == 0
+    agree(policy, done[0], 1.0)
+    engine._response = cut(engine, sizes)
+    agree(policy, engine.generate(many, Sampling(max_completion_length=9)), 1.0)
+    assert engine.counts.whole == (6 if way == "whole" else 0)
+
+
+def cut(engine: LocalEngine, sizes: list[int]) -> Any:
+    """An engine's responses, each of a length of its own."""
+    original = engine._response
+
+    def response(request: Request, sampling: Sampling) -> Response:
+        made = original(request, sampling)
+        made.limit = sizes[request.prompt_key]
+        return made
+
+    return response
 
 
 def test_the_company_changes_no_token_in_float64(tmp_path: Path) -> None:
@@ -150,6 +200,7 @@ def test_what_was_done_is_counted(
     assert counts.tokens == sum(len(t.response_ids) - 1 for t in done) == 50
     # Ten responses in four slots: three waves of five steps.
     assert (counts.slots_refilled, counts.steps) == (6, 15)
+    assert counts.whole == (15 if way == "whole" else 0)
     agree(policy, done, 1.0)
 
 

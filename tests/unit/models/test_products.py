@@ -273,7 +273,6 @@ def test_few_are_only_those_for_which_it_pays(calls: list[Any]) -> None:
     weight = draw(300, 300)
     with torch.inference_mode():
         for x, of in [
-            (draw(3, 300), weight),
             (draw(49, 300), weight),
             (draw(8, 300).double(), weight.double()),
             (draw(8, 300, turned=True), weight),
