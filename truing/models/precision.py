@@ -141,9 +141,12 @@ def decoding() -> Iterator[None]:
 def total_norm(grads: Sequence[Tensor]) -> Tensor:
     """The norm of some gradients together; of those in 16 bits in float32, for they would round it
     to two digits."""
-    if all(grad.dtype in (torch.float32, torch.float64) for grad in grads):
-        return nn.utils.get_total_norm(grads)
-    # As torch does it above: a GPU takes those of one kind together, where each is a launch.
+    if all(g.dtype in (torch.float32, torch.float64) and g.device.type == "cpu" for g in grads):
+        # torch's own norm sums millions of squares one behind the other: slower, and 1e-5 too low.
+        flat = (grad.reshape(-1) for grad in grads)
+        squares = [torch.dot(each, each).double() for each in flat]
+        return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+    # As torch does it otherwise: a GPU takes those of one kind together, where each is a launch.
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for grad in grads:
         alike.setdefault((grad.device, grad.dtype), []).append(grad)

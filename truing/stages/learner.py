@@ -178,7 +178,7 @@ class Learner:
         figures = means({**sums, "grad_norm": (total, torch.ones_like(total))})
         if not math.isfinite(figures["loss"]):
             check_losses(passes, self.taken)
-        skip = self._bounded(total, figures["grad_norm"], work)
+        skip = self._bounded(figures["grad_norm"], work)
         rate = float(self.schedule.get_last_lr()[0])
         if skip:
             self.optimizer.zero_grad()  # without gradients a step changes nothing
@@ -189,9 +189,9 @@ class Learner:
         watched = {} if self.config.guard_grad_norm is None else {"guard/skipped": float(skip)}
         return {**figures, "learning_rate": rate, **watched}
 
-    def _bounded(self, total: Tensor, norm: float, work: Sequence[Work]) -> bool:
-        """Shorten the gradient where it is too long; whether the guard says that this step is to
-        be skipped. ``total``, ``norm``: its length, where it was computed and as it was read."""
+    def _bounded(self, norm: float, work: Sequence[Work]) -> bool:
+        """Shorten the gradient, whose ``norm`` this is, where it is too long; whether the guard
+        says that this step is to be skipped."""
         rows = [row for _, batches in work for b in batches for row in b.rows]
         if not math.isfinite(norm):
             found = {n: p.grad for n, p in self._trained() if p.grad is not None}
@@ -203,9 +203,11 @@ class Learner:
                 [f"gradient of {name}" for name in names],
                 rows,
             )
-        if self.config.max_grad_norm:
-            weights = [p for _, p in self._trained()]
-            nn.utils.clip_grads_with_norm_(weights, self.config.max_grad_norm, total)
+        most = self.config.max_grad_norm
+        if most and norm > most:
+            # By a number, not by a tensor: a GPU takes all gradients together then.
+            grads = [p.grad for _, p in self._trained() if p.grad is not None]
+            torch._foreach_mul_(grads, most / (norm + 1e-6))  # pyright: ignore
         guard = self.config.guard_grad_norm
         if guard is None or norm <= guard:
             return False
