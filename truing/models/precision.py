@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from truing.models import products
 from truing.settings import TrainingConfig
