@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from truing.data.layout import Layout, Tokens, flat, padded, shared
+from truing.models.family import States
 from truing.models.heads import ValueModel
-from truing.models.last_layer import States
 from truing.models.model import Model, Policy
 from truing.models.roles import Role
 

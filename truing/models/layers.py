@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from truing.models import gpu, layers_c
+from truing.models.products import linears
 
 # Models by transformers' names for them: their norms, gates and rotations are alike.
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
@@ -131,7 +132,7 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
         return _Norm.apply(hidden_states, self.weight, self.variance_epsilon, ways)
 
     def mlp(self: Any, x: Tensor) -> Any:
-        gate, up = self.gate_proj(x), self.up_proj(x)
+        gate, up = linears(x, [self.gate_proj, self.up_proj])
         ways = kernels(gate, up)
         opened: Any = _Gate.apply(gate, up, ways) if ways else self.act_fn(gate) * up
         return self.down_proj(opened)

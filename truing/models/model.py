@@ -19,8 +19,8 @@ from transformers.utils import logging
 from truing.data.layout import CELLS, SHARERS, Kept, Layout, Tokens, flat, packed, padded, shared
 from truing.models import precision
 from truing.models.attention import attend
+from truing.models.family import States, span
 from truing.models.head import Scaling, figures
-from truing.models.last_layer import States, narrow
 from truing.models.layers import fuse
 from truing.models.loading import (
     Loading,
@@ -38,7 +38,7 @@ from truing.models.products import adopt
 # kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
 COLUMNS, SCORED = 16, 128
 # How several responses may lie in one row: told apart by spans, a mask, or restarting positions.
-# `last_layer` leaves cells out where it reads by spans.
+# `family` leaves cells out where it reads by spans.
 How = Literal["spans", "tails", "mask", "restarts"]
 
 logging.disable_progress_bar()
@@ -59,7 +59,7 @@ class Model(nn.Module):
         self._trials: dict[tuple[str, torch.device], bool] = {}
         adopt(self.core)
         fuse(self.core)
-        narrow(self.core)
+        span(self.core)
 
     @property
     def core(self) -> Any:

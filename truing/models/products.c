@@ -30,7 +30,25 @@ void few(float *out, const float *x, const float *weight, int64_t rows, int64_t 
  * Source: Henry, Tang and Heinecke 2019, arXiv:1904.06376. */
 typedef uint16_t bf16;
 /* ``next`` numbers lie between those of two rows, ``along`` between those that a sum goes over. */
-typedef struct { const float *at; int64_t next, along; } matrix;
+typedef struct { const float *at; int64_t next, along, rows; } matrix;
+/* Up to MOST matrices, the rows of each below those of the one before. All but the last have a whole
+ * number of strips. */
+enum { MOST = 3 };
+typedef struct { matrix part[MOST]; } stack;
+/* A row of a stack: the matrix that it is in, and which of its rows it is. */
+typedef struct { int64_t part, row; } spot;
+
+static inline spot place(const stack *x, int64_t row) {
+    int64_t i = 0;
+    while (i < MOST - 1 && row >= x->part[i].rows) row -= x->part[i++].rows;
+    return (spot){i, row};
+}
+
+static int64_t height(const stack *x) {
+    int64_t rows = 0;
+    for (int i = 0; i < MOST; i++) rows += x->part[i].rows;
+    return rows;
+}
 
 /* A tile holds 16 rows of 32 numbers. 32 rows of a matrix, cut into pieces, are a strip; in a strip
  * each step of 32 numbers along the sum has two tiles for each piece. */
@@ -102,15 +120,21 @@ static void cut(bf16 *to, matrix x, int64_t row, int64_t k, int64_t rows, int64_
     }
 }
 
-/* All steps of the strips of ``rows`` rows, in the order in which the matrix lies in memory. */
-static void strips(bf16 *to, matrix x, int64_t row, int64_t rows, int64_t k, int64_t depth,
+/* All steps of the strips of ``rows`` rows, in the order in which each matrix lies in memory. */
+static void strips(bf16 *to, const stack *all, int64_t row, int64_t rows, int64_t k, int64_t depth,
                    int64_t strip, int pieces, int right) {
-    const int64_t steps = parts(depth, SIDE), many = parts(rows, SIDE);
-    for (int64_t i = 0; i < steps * many; i++) {
-        const int64_t at = x.along == 1 ? i / steps : i % many;
-        const int64_t step = x.along == 1 ? i % steps : i / many;
-        cut(to + at * strip + step * STEP(pieces), x, row + SIDE * at, k + SIDE * step,
-            row + rows, k + depth, pieces, right);
+    const int64_t steps = parts(depth, SIDE);
+    while (rows > 0) {
+        const spot first = place(all, row);
+        const matrix x = all->part[first.part];
+        const int64_t some = least(rows, x.rows - first.row), many = parts(some, SIDE);
+        for (int64_t i = 0; i < steps * many; i++) {
+            const int64_t at = x.along == 1 ? i / steps : i % many;
+            const int64_t step = x.along == 1 ? i % steps : i / many;
+            cut(to + at * strip + step * STEP(pieces), x, first.row + SIDE * at, k + SIDE * step,
+                first.row + some, k + depth, pieces, right);
+        }
+        to += many * strip, row += some, rows -= some;
     }
 }
 
@@ -168,39 +192,47 @@ static void put(float *to, int64_t next, const float *sums, int64_t rows, int64_
         }
 }
 
+/* Products that are asked for: each matrix of one side times that of the other, which is but one on
+ * at least one side. c: where they are to stand. */
+typedef struct { float *c[MOST]; stack left, right; } task;
+
 /* A strip by a panel of strips: their sums over ``depth``, to what is there if there is ``more``.
- * Each depth is summed by itself, so that long sums lose no bits. */
-static void panel(float *to, int64_t next, const bf16 *left, const bf16 *right, int64_t strip,
-                  int64_t rows, int64_t columns, int64_t depth, int pieces, int more) {
+ * Each depth is summed by itself, so that long sums lose no bits. (row, column): the first of both. */
+static void panel(const task *t, int64_t row, int64_t column, const bf16 *left, const bf16 *right,
+                  int64_t strip, int64_t columns, int64_t depth, int pieces, int more) {
     float sums[SIDE * SIDE] __attribute__((aligned(64)));
     const int64_t share = parts(strip, SIDE * parts(columns, SIDE)) * 64;
     const char *soon = (const char *)(left + strip); /* the next strip, a share at a time */
-    for (; columns > 0; columns -= SIDE, to += SIDE, right += strip, soon += share) {
-        const int straight = !more && rows >= SIDE && columns >= SIDE;
+    const spot here = place(&t->left, row);
+    const int64_t rows = least(SIDE, t->left.part[here.part].rows - here.row);
+    for (; columns > 0; columns -= SIDE, column += SIDE, right += strip, soon += share) {
+        const spot there = place(&t->right, column);
+        const int64_t next = t->right.part[there.part].rows, some = least(columns, next - there.row);
+        float *to = t->c[here.part + there.part] + here.row * next + there.row;
+        const int straight = !more && rows >= SIDE && some >= SIDE;
         tiles(straight ? to : sums, straight ? next : SIDE, left, right, parts(depth, SIDE), pieces,
               soon, to, next);
-        if (!straight) put(to, next, sums, least(SIDE, rows), least(SIDE, columns), more);
+        if (!straight) put(to, next, sums, rows, least(SIDE, some), more);
     }
 }
 
-/* Rows and columns from (row, column) to (bottom, side) of c (*, n) = a b^T, over ``whole`` numbers
- * each, by one thread in its own ``room``. */
-static void block(float *c, int64_t n, matrix a, matrix b, int64_t row, int64_t bottom,
-                  int64_t column, int64_t side, int64_t whole, int64_t depth, int pieces, int more,
-                  bf16 *room) {
+/* Rows and columns from (row, column) to (bottom, side), over ``whole`` numbers each, by one thread
+ * in its own ``room``. */
+static void block(const task *t, int64_t row, int64_t bottom, int64_t column, int64_t side,
+                  int64_t whole, int64_t depth, int pieces, int more, bf16 *room) {
     const int64_t strip = depth / SIDE * STEP(pieces), across = side - column;
     const int64_t width = SIDE * parts(parts(across, SIDE), parts(across, PANEL));
     bf16 *right = room, *left = room + PANEL / SIDE * strip;
     for (int64_t k = 0; k < whole; k += depth)
     for (int64_t top = row; top < bottom; top += ROWS) {
         const int64_t deep = least(depth, whole - k), rows = least(ROWS, bottom - top);
-        strips(left, a, top, rows, k, deep, strip, pieces, 0);
+        strips(left, &t->left, top, rows, k, deep, strip, pieces, 0);
         for (int64_t from = column; from < side; from += width) {
             const int64_t columns = least(width, side - from);
-            strips(right, b, from, columns, k, deep, strip, pieces, 1);
+            strips(right, &t->right, from, columns, k, deep, strip, pieces, 1);
             for (int64_t i = 0; i < rows; i += SIDE)
-                panel(c + (top + i) * n + from, n, left + i / SIDE * strip, right, strip, rows - i,
-                      columns, deep, pieces, more || k);
+                panel(t, top + i, from, left + i / SIDE * strip, right, strip, columns, deep, pieces,
+                      more || k);
         }
     }
 }
@@ -222,12 +254,10 @@ static int roomy(int64_t numbers) {
     return room != 0;
 }
 
-/* c (m, n) = a (m, whole) times the transposed b (n, whole), with ``more`` added to what is there;
- * 0 without memory. */
-int64_t product(float *c, const float *a, int64_t a_next, int64_t a_along, const float *b,
-                int64_t b_next, int64_t b_along, int64_t m, int64_t n, int64_t whole,
-                int64_t pieces, int64_t more, int64_t threads) {
-    const matrix left = {a, a_next, a_along}, right = {b, b_next, b_along};
+/* The products of a task, of sums over ``whole`` numbers, with ``more`` added to what is there; 0
+ * without memory. */
+int64_t product(const task *t, int64_t whole, int64_t pieces, int64_t more, int64_t threads) {
+    const int64_t m = height(&t->left), n = height(&t->right);
     const int64_t depth = SIDE * parts(parts(whole, SIDE), parts(whole, DEPTH));
     int64_t across = 1; /* threads side by side: so many that least is cut twice */
     for (int64_t t = 2; t <= threads; t++)
@@ -247,9 +277,9 @@ int64_t product(float *c, const float *a, int64_t a_next, int64_t a_along, const
         #pragma omp for schedule(static, 1)
         for (int64_t share = 0; share < threads; share++) {
             const int64_t row = share / across * tall, column = share % across * wide;
-            if (there)
-                block(c, n, left, right, row, least(m, row + tall), column,
-                      least(n, column + wide), whole, depth, pieces, more, room + share * each);
+            if (there && row < m && column < n)
+                block(t, row, least(m, row + tall), column, least(n, column + wide), whole, depth,
+                      pieces, more, room + share * each);
         }
         _tile_release();
     }

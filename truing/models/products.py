@@ -10,7 +10,8 @@ Differs from torch: in pieces, a sum with an infinite number is NaN, and numbers
 bits.
 """
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -29,6 +30,8 @@ SOURCE = Path(__file__).with_name("products.c")
 LEAST, THIN = 2**23, 64
 # Rows of which a product is of a few, and numbers of a weight from which on that pays.
 FEW, MANY = range(1, 49), 2**16
+# As products.c has them: rows of a strip, and most matrices of a side.
+STRIP, MOST = 32, 3
 _pieces: ContextVar[int] = ContextVar("pieces", default=0)
 
 
@@ -86,12 +89,31 @@ def _are_few(x: Tensor, weight: Tensor) -> bool:
 def multiply(out: Tensor, left: Tensor, right: Tensor, pieces: int, *, more: bool = False) -> None:
     """out (M, N) becomes left (M, K) times the transposed right (N, K), or with ``more`` grows by
     it; cut into pieces where that pays."""
-    if pieces and out.is_contiguous() and _fits(left, right):
-        sides = (out, left, *left.stride(), right, *right.stride())
-        sizes = len(left), len(right), left.shape[1], pieces, int(more), torch.get_num_threads()
-        if call(library().product, *sides, *sizes):
-            return
-    out.addmm_(left, right.T, beta=int(more))
+    if not pieces or not _made([out], [left], [right], pieces, more):
+        out.addmm_(left, right.T, beta=int(more))
+
+
+def _made(
+    outs: Sequence[Tensor],
+    left: Sequence[Tensor],
+    right: Sequence[Tensor],
+    pieces: int,
+    more: bool = False,
+) -> bool:
+    """Whether `products.c` made the products of each on one side with the one on the other side,
+    which it cuts but once."""
+    pairs = zip(left * len(right), right * len(left), strict=True)
+    whole = all(len(x) % STRIP == 0 for x in (*left[:-1], *right[:-1]))
+    placed = len(outs) <= MOST and all(out.is_contiguous() for out in outs)
+    if not (whole and placed and all(_fits(*pair) for pair in pairs)):
+        return False
+    told = [out.data_ptr() for out in outs] + [0] * (MOST - len(outs))
+    for side in (left, right):
+        told += [number for x in side for number in (x.data_ptr(), *x.stride(), len(x))]
+        told += [0] * 4 * (MOST - len(side))
+    task = (ctypes.c_int64 * len(told))(*told)
+    sizes = left[0].shape[1], pieces, int(more), torch.get_num_threads()
+    return bool(call(library().product, ctypes.addressof(task), *sizes))
 
 
 def product(left: Tensor, right: Tensor, pieces: int, bias: Tensor | None = None) -> Tensor:
@@ -103,26 +125,38 @@ def product(left: Tensor, right: Tensor, pieces: int, bias: Tensor | None = None
     return out if bias is None else out.add_(bias)
 
 
-class _Linear(torch.autograd.Function):
-    """x (N, in) times the transposed weight (out, in)."""
+def _products(left: Sequence[Tensor], right: Sequence[Tensor], pieces: int) -> list[Tensor]:
+    """Each on one side times the transposed one on the other."""
+    pairs = list(zip(left * len(right), right * len(left), strict=True))
+    outs = [x.new_empty(len(x), len(y)) for x, y in pairs]
+    if not _made(outs, left, right, pieces):
+        for out, (x, y) in zip(outs, pairs, strict=True):
+            multiply(out, x, y, pieces)
+    return outs
+
+
+class _Linears(torch.autograd.Function):
+    """x (N, in) times each of some transposed weights (out, in)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, pieces: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx: Any, x: Tensor, pieces: int, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
         ctx.pieces = pieces
-        return product(x, weight, pieces)
+        return tuple(_products([x], list(weights), pieces))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        slope, pieces = grads[0].contiguous(), ctx.pieces
-        wants_x, wants_weight = ctx.needs_input_grad[:2]
-        return (
-            product(slope, weight.T, pieces) if wants_x else None,
-            product(slope.T, x.T, pieces) if wants_weight else None,
-            None,
-        )
+        x, *weights = ctx.saved_tensors
+        slopes, pieces = [grad.contiguous() for grad in grads], ctx.pieces
+        wants_x, _, *wants = ctx.needs_input_grad
+        of_x = torch.empty_like(x) if wants_x else None
+        if of_x is not None:
+            for i, (slope, weight) in enumerate(zip(slopes, weights, strict=True)):
+                multiply(of_x, slope, weight.T, pieces, more=i > 0)
+        wanted = [slope.T for slope, wants_it in zip(slopes, wants, strict=True) if wants_it]
+        made = iter(_products(wanted, [x.T], pieces) if wanted else [])
+        return of_x, None, *(next(made) if wants_it else None for wants_it in wants)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -132,13 +166,38 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         sizes = len(x), *weight.shape, torch.get_num_threads()
         call(library().few, out, x, weight, *sizes)
         return out if bias is None else out.add_(bias)
-    if (pieces := pieces_here()) and not torch.is_autocast_enabled(x.device.type):
-        flat = x.reshape(-1, x.shape[-1])
-        if _fits(flat, weight):
-            made: Any = _Linear.apply(flat, weight, pieces)
-            made = made.view(*x.shape[:-1], len(weight))
-            return made if bias is None else made + bias
-    return nn.functional.linear(x, weight, bias)
+    made = _together(x, [(weight, bias)])
+    return made[0] if made else nn.functional.linear(x, weight, bias)
+
+
+def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """What each of some linear layers makes of the same x; those that are ours by one function,
+    which reads it once."""
+    ours = [layer for layer in layers if type(layer) is Linear and not _changed(layer)]
+    if len(ours) == len(layers):
+        made = _together(x, [(layer.weight, layer.bias) for layer in ours])
+        if made:
+            return made
+    return [layer(x) for layer in layers]
+
+
+def _together(x: Tensor, parameters: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+    """Linear layers by cut products; none, where these do not fit."""
+    pieces = pieces_here()
+    if not pieces or torch.is_autocast_enabled(x.device.type):
+        return []
+    flat, weights = x.reshape(-1, x.shape[-1]), [weight for weight, _ in parameters]
+    if not all(_fits(flat, weight) for weight in weights):
+        return []
+    made: Any = _Linears.apply(flat, pieces, *weights)
+    made = [out.view(*x.shape[:-1], -1) for out in made]
+    biases = [bias for _, bias in parameters]
+    return [out if bias is None else out + bias for out, bias in zip(made, biases, strict=True)]
+
+
+def _changed(layer: nn.Module) -> bool:
+    """Whether others have replaced or hooked what a layer does."""
+    return bool("forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def pieces_here() -> int:

@@ -19,7 +19,7 @@ from truing.data.layout import Tokens
 from truing.models import products
 from truing.models.loading import Loading
 from truing.models.model import load_policy, logp
-from truing.models.products import Linear, Turned, cutting, linear, multiply, product
+from truing.models.products import Linear, Turned, cutting, linear, linears, multiply, product
 
 # The kernel's own limits: a tile's 16, a strip's 32, a panel's 256, a depth of 512, 2048 rows.
 SHAPES = [
@@ -113,6 +113,57 @@ def test_a_row_is_the_same_to_the_bit_whatever_is_beside_it() -> None:
             assert torch.equal(product(left, right, 3), whole)
             assert torch.equal(product(left[37:70], right, 3), whole[37:70])
             assert torch.equal(product(left, right[5:41], 3), whole[:, 5:41])
+
+
+@pytest.mark.usefixtures("tiles", "small")
+@pytest.mark.parametrize("sizes", [(64,), (64, 97), (320, 32, 41), (32, 2080, 64)], ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_that_read_the_same_are_each_what_it_is_alone(
+    sizes: tuple[int, ...], turned: bool, calls: list[Any]
+) -> None:
+    """To the bit: outputs, and the gradient of each weight; that of what is read in another sum."""
+    layers = [draw(size, 130, seed=i, turned=turned) for i, size in enumerate(sizes)]
+    slopes = [draw(75, size, seed=9 + i) for i, size in enumerate(sizes)]
+    for number in (1, 2, 3):
+        with threads(number), cutting(3):
+            made: list[list[Tensor]] = []
+            for groups in ([*range(len(sizes))],), tuple([i] for i in range(len(sizes))):
+                x = draw(75, 130, seed=5).requires_grad_()
+                weights = [weight.clone().requires_grad_() for weight in layers]
+                outs = [
+                    out
+                    for group in groups
+                    for out in products._together(x, [(weights[i], None) for i in group])
+                ]
+                torch.autograd.backward(outs, slopes)
+                assert x.grad is not None
+                made.append([x.grad, *outs, *(w.grad for w in weights if w.grad is not None)])
+        (one, *together), (other, *alone) = made
+        assert all(map(torch.equal, together, alone))
+        assert off(one, other.double()) < 1e-6
+    # Together: one call there, one back for the weights, and one for each part of the sum.
+    assert len(calls) == 3 * (2 + len(sizes) + 3 * len(sizes))
+
+
+@pytest.mark.usefixtures("tiles", "small")
+def test_layers_whose_rows_are_no_strips_are_made_one_by_one(calls: list[Any]) -> None:
+    x, slim, wide = draw(75, 130), draw(33, 130, seed=1), draw(64, 130, seed=2)
+    with cutting(3):
+        found = products._together(x, [(slim, None), (wide, None)])
+    assert [torch.equal(a, product(x, b, 3)) for a, b in zip(found, (slim, wide), strict=True)]
+    assert len(calls) == 4
+
+
+@pytest.mark.usefixtures("tiles", "small")
+def test_layers_that_others_changed_are_asked_themselves() -> None:
+    x = draw(75, 64)
+    body = nn.ModuleList(nn.Linear(64, 64, bias=i > 0) for i in range(3))
+    products.adopt(body)
+    with cutting(3), torch.no_grad():
+        plain = linears(x, [*body])
+        assert all(torch.equal(a, layer(x)) for a, layer in zip(plain, body, strict=True))
+        body[1].register_forward_hook(lambda *_: torch.zeros(1))
+        assert [len(out) for out in linears(x, [*body])] == [75, 1, 75]
 
 
 @pytest.mark.usefixtures("tiles", "small")

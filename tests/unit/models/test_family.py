@@ -14,8 +14,8 @@ from tests.invariance import double, exact
 from truing.data.layout import CELLS, Tokens, flat, padded, shared
 from truing.models.actor import ActorCritic
 from truing.models.checkpoint import add_lora
+from truing.models.family import span
 from truing.models.heads import ProcessRewardModel, RewardModel, ValueModel, load_reward_model
-from truing.models.last_layer import narrow
 from truing.models.loading import Loading
 from truing.models.model import Model, Policy, load_policy, logp
 
@@ -149,7 +149,7 @@ def test_whoever_is_of_another_family_or_changed_reads_every_cell(tmp_path: Path
     policy = load_policy(tiny_folder(tmp_path / "m", "llama"))
     last = policy.core.base_model.layers[-1]
     kind = type(last)
-    narrow(policy.core)  # once is enough
+    span(policy.core)  # once is enough
     assert type(last) is kind
     changed = load_policy(tmp_path / "m")
     layer = changed.core.base_model.layers[-1]

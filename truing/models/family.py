@@ -1,0 +1,105 @@
+"""The Llama family's layers where they read by spans: what they read they read once, and the last
+layer goes no further than where its hidden states are read.
+
+The last layer makes keys and values of every cell. Its queries, and all that comes of them, matter
+only where a state is read: where a token is scored, or a sequence ends. Of a pair that is scored
+those are two cells of some hundreds; of a prompt with its response, all but the prompt. Modules
+stay what they are; only their class becomes one that can do so.
+"""
+
+import sys
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from truing.data.layout import Kept
+from truing.models.layers import home_of, untouched
+from truing.models.products import linears
+
+
+class States(NamedTuple):
+    """Final hidden states: of all cells of a layout's rows, one behind the other, or of those that
+    were ``kept``."""
+
+    hidden_NH: Tensor
+    columns: int
+    kept: Kept | None = None
+
+    def at(self, row: Tensor, column: Tensor) -> Tensor:
+        """Those of the cells at these rows and columns, (..., H)."""
+        number = row * self.columns + column
+        if self.kept is not None:
+            number = torch.searchsorted(self.kept.cells_M[: self.kept.count], number)
+        found = self.hidden_NH.index_select(0, number.reshape(-1))
+        return found.view(*number.shape, -1)
+
+
+def _seen(attention: Any, x_1NH: Tensor, named: dict[str, Any], kept: Kept | None) -> Tensor:
+    """What the family's attention makes of x (1, N, H), for cells that are kept (1, M, H)."""
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    if kept is None:
+        made = linears(x_1NH, layers)
+    else:
+        made = [layers[0](x_1NH.index_select(1, kept.cells_M)), *linears(x_1NH, layers[1:])]
+    q, k, v = (x.unflatten(-1, (-1, attention.head_dim)) for x in made)
+    if hasattr(attention, "q_norm"):  # Qwen3
+        q, k = attention.q_norm(q), attention.k_norm(k)
+    if kept is not None:
+        # Queries stand where their cells do. Those in between see what nobody reads.
+        own, room = slice(kept.count), q.new_zeros(1, x_1NH.shape[1], *q.shape[2:])
+        q = room.index_copy(1, kept.cells_M[own], q[:, own])
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    q, k = rotate(q.transpose(1, 2), k.transpose(1, 2), *named["position_embeddings"])
+    told = {"scaling": attention.scaling, "late": None if kept is None else kept.late_S}
+    look = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    seen, _ = look(attention, q, k, v.transpose(1, 2), named["attention_mask"], **told)
+    seen = seen if kept is None else seen.index_select(1, kept.cells_M)
+    return attention.o_proj(seen.flatten(2))
+
+
+@cache
+def _spanning(kind: type[nn.Module]) -> type[nn.Module]:
+    """The attention of the same name that reads once where it reads by spans."""
+    original = kind.forward
+
+    def forward(self: Any, hidden_states: Tensor, **named: Any) -> Any:
+        table = named.get("attention_mask")
+        if table is None or table.dtype != torch.long or named.get("past_key_values") is not None:
+            return original(self, hidden_states, **named)
+        return _seen(self, hidden_states, named, None), None
+
+    more = {"forward": forward, "__module__": kind.__module__, "fused": True}
+    return type(kind.__name__, (kind,), more)
+
+
+@cache
+def _narrowing(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of the same name whose forward knows of cells that are ``kept``."""
+    original = kind.forward
+
+    def forward(self: Any, hidden_states: Tensor, kept: Kept | None = None, **named: Any) -> Any:
+        if kept is None:
+            return original(self, hidden_states, **named)
+        seen = _seen(self.self_attn, self.input_layernorm(hidden_states), named, kept)
+        x = hidden_states.index_select(1, kept.cells_M) + seen
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+    more = {"forward": forward, "__module__": kind.__module__, "fused": True}
+    return type(kind.__name__, (kind,), more)
+
+
+def span(core: Any) -> None:
+    """Have a network of the family read once, and leave out cells in its last layer when it is told
+    which are kept; any other, and what others have replaced in it, stays as it is."""
+    home = home_of(core)
+    if home is None or not hasattr(core.base_model, "layers"):
+        return
+    layers = core.base_model.layers
+    if untouched(layers[-1], home) and untouched(layers[-1].self_attn, home):
+        layers[-1].__class__ = _narrowing(type(layers[-1]))
+    for attention in (layer.self_attn for layer in layers):
+        if untouched(attention, home):
+            attention.__class__ = _spanning(type(attention))
