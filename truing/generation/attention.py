@@ -6,7 +6,6 @@ of one sequence. In torch for any device and number format, and by `kernels.c` w
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,13 +50,15 @@ class Reading:
         for i, each in enumerate((k, v)):
             for row, part in zip(self.rows, each.split(self.sizes), strict=True):
                 self.slots.prompts[layer, i, row, :, : len(part)] = part.transpose(0, 1)
-        one = [x.transpose(0, 1)[None] for x in (q, k, v)]
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         if q.device.type == "cpu":
-            return attend(None, *one, self.table, scaling=scale)[0][0].flatten(1)
-        more: Any = {"is_causal": True, "scale": scale, "enable_gqa": heads != groups}
+            return attend(None, q, k, v, self.table, scaling=scale)[0][0].flatten(1)
+        rows = zip(*(x.split(self.sizes, 2) for x in (q, k, v)), strict=True)
         seen = [
-            F.scaled_dot_product_attention(q, k, v, **more)
-            for q, k, v in zip(*(x.split(self.sizes, 2) for x in one), strict=True)
+            F.scaled_dot_product_attention(
+                *row, is_causal=True, scale=scale, enable_gqa=heads != groups
+            )
+            for row in rows
         ]
         return torch.cat(seen, 2)[0].transpose(0, 1).flatten(1)
 

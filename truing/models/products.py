@@ -94,11 +94,7 @@ def multiply(out: Tensor, left: Tensor, right: Tensor, pieces: int, *, more: boo
 
 
 def _made(
-    outs: Sequence[Tensor],
-    left: Sequence[Tensor],
-    right: Sequence[Tensor],
-    pieces: int,
-    more: bool = False,
+    outs: list[Tensor], left: list[Tensor], right: list[Tensor], pieces: int, more: bool = False
 ) -> bool:
     """Whether `products.c` made the products of each on one side with the one on the other side,
     which it cuts but once."""
@@ -125,7 +121,7 @@ def product(left: Tensor, right: Tensor, pieces: int, bias: Tensor | None = None
     return out if bias is None else out.add_(bias)
 
 
-def _products(left: Sequence[Tensor], right: Sequence[Tensor], pieces: int) -> list[Tensor]:
+def _products(left: list[Tensor], right: list[Tensor], pieces: int) -> list[Tensor]:
     """Each on one side times the transposed one on the other."""
     pairs = list(zip(left * len(right), right * len(left), strict=True))
     outs = [x.new_empty(len(x), len(y)) for x, y in pairs]
