@@ -55,6 +55,8 @@ def test_the_page_says_where_lengths_were_not_the_same() -> None:
     same = {"tokens": dict.fromkeys(SIDES, 100)}
     other = {"tokens": {**same["tokens"], "plain": 90}}
     assert told not in page.render([record("grpo", **same), record("sampling-8", **other)])
+    nearly = {"tokens": {**same["tokens"], "plain": 99.5}}
+    assert told not in page.render([record("rloo", **nearly)])
     assert f"- Of rloo, small, {told}." in page.render(
         [record("grpo", **same), record("rloo", **other)]
     )
@@ -187,6 +189,10 @@ def test_the_page_tells_what_was_reached_and_what_was_not() -> None:
     assert "*0.80* | 0.7 / 0.55 |" in text
     assert "dpo, small was not measured: TRL died of\n" in text
     assert "2 of 3 floors hold and 1 of 3 goals are reached" in text
+    # Of a goal that is missed: what it would take. That of tuned TRL is reached.
+    assert "- sft, small, x plain: 3.50 of 4, by an MFU of 100 %; it would take 114 %" in text
+    assert "x tuned: " not in text
+    assert "not reached on a CPU" not in page.render([record("sampling-8", shape="small")])
     assert "No GPU was at hand" in text
     gpu = page.render([record(device="gpu")])
     assert "## On a GPU, bf16 against bf16" in gpu
