@@ -142,7 +142,7 @@ def total_norm(grads: Sequence[Tensor]) -> Tensor:
     """The norm of some gradients together; of those in 16 bits in float32, for they would round it
     to two digits."""
     if all(g.dtype in (torch.float32, torch.float64) and g.device.type == "cpu" for g in grads):
-        # torch's own norm sums millions of squares one behind the other: slower, and up to 1e-4 low.
+        # torch's own norm sums millions of squares one behind the other: slower, and 1e-4 too low.
         flat = (grad.reshape(-1) for grad in grads)
         squares = [torch.dot(each, each).double() for each in flat]
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
