@@ -146,10 +146,11 @@ class _Linears(torch.autograd.Function):
         x, *weights = ctx.saved_tensors
         slopes, pieces = [grad.contiguous() for grad in grads], ctx.pieces
         wants_x, _, *wants = ctx.needs_input_grad
-        of_x = torch.empty_like(x) if wants_x else None
-        if of_x is not None:
-            for i, (slope, weight) in enumerate(zip(slopes, weights, strict=True)):
-                multiply(of_x, slope, weight.T, pieces, more=i > 0)
+        of_x = None
+        if wants_x:  # summed from the last on, as where each is a layer by itself
+            for slope, weight in zip(slopes[::-1], weights[::-1], strict=True):
+                part = product(slope, weight.T, pieces)
+                of_x = part if of_x is None else of_x.add_(part)
         wanted = [slope.T for slope, wants_it in zip(slopes, wants, strict=True) if wants_it]
         made = iter(_products(wanted, [x.T], pieces) if wanted else [])
         return of_x, None, *(next(made) if wants_it else None for wants_it in wants)
