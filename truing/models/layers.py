@@ -153,7 +153,7 @@ def untouched(module: nn.Module, home: Any) -> bool:
     """Whether a module is as its home has it: neither others nor we have replaced anything."""
     kind = type(module)
     replaced = "forward" in vars(module) or hasattr(kind, "fused")
-    return kind.__module__.startswith(home.__package__) and not replaced
+    return kind.__module__.startswith(f"{home.__package__}.") and not replaced
 
 
 def fuse(core: Any) -> None:
