@@ -76,9 +76,9 @@ Ratios travel better than tokens a second, and neither travels far: with other l
 shared prompt, or on a GPU, they will be others. So they will on a machine that is shared: that of
 the reward model to plain TRL in float32 was 2.1 to 3.1 in five runs of one day, at different hours
 and of three states of the code, and 3.1 to 3.5 in three runs of the states since; that of DPO was
-2.3 once, in an hour that slowed all sides. Run `python -m benchmarks {example}` on your machine, or `make bench`
-for all of this page. TRL's own defaults are not what stands here: gradient checkpointing, which it
-switches on, would save it memory and cost it time.
+2.3 once, in an hour that slowed all sides. Run `python -m benchmarks {example}` on your
+machine, or `make bench` for all of this page. TRL's own defaults are not what stands here:
+gradient checkpointing, which it switches on, would save it memory and cost it time.
 """
 MISSED = """Goals of speed that are not reached on a CPU, and the MFU that each would take:
 
