@@ -44,8 +44,8 @@ means twice the tokens a second.
   that keep freed memory, and OpenMP's waiting, as Truing sets both for itself; and
   `torch.set_float32_matmul_precision("medium")`, where that keeps the accuracy of float32 (on a CPU
   with AMX it does not, and neither side has it) and not for sampling, which it slows down.
-- In **float32** on a CPU with AMX, Truing makes its large products of pieces of bfloat16, with no
-  more error than the library's float32 ([engine.md](engine.md#float32-products) has the figures);
+- In **float32** on a CPU with AMX, Truing makes its large products digit by digit, as exact as
+  the library's float32 ([engine.md](engine.md#float32-products) has the figures and what differs);
   on other CPUs its products are torch's.
 - **MFU** is the share of the best matrix multiply seen in the same run, in the same number of
   bits and by whichever side's way, that useful work comes to, as if each sequence were computed

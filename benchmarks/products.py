@@ -55,7 +55,7 @@ def main(threads: int) -> int:
     draw = torch.Generator().manual_seed(0)
     print(f"{threads} threads; times as fast as torch, and errors of torch and of each")
     if tiles():
-        print("many rows: three pieces, two pieces")
+        print("many rows: three digits, two digits")
         for rows, depth, columns in MANY:
             x, w = (torch.randn(n, depth, generator=draw) for n in (rows, columns))
             ways = {

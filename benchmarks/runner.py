@@ -54,7 +54,7 @@ def peak_flops(threads: int, cpu: bool, half: bool, seconds: float = 1.0) -> flo
     shape = (2048, 512, 1536) if cpu else (8192, 8192, 8192)
     kind = {"dtype": torch.bfloat16 if half else torch.float32, "device": "cpu" if cpu else "cuda"}
     a, b = torch.randn(shape[:2], **kind), torch.randn(shape[1:], **kind)
-    pieces = 3 if cpu and not half and tiles() else 0
+    digits = 3 if cpu and not half and tiles() else 0
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         for precision in ("highest", "medium") if medium_is_accurate() else ("highest",):
@@ -64,9 +64,9 @@ def peak_flops(threads: int, cpu: bool, half: bool, seconds: float = 1.0) -> flo
             if not cpu:
                 torch.cuda.synchronize()
             best = max(best, 2 * math.prod(shape) / (time.perf_counter() - start))
-        if pieces:
+        if digits:
             start = time.perf_counter()
-            product(a, b.T, pieces)
+            product(a, b.T, digits)
             best = max(best, 2 * math.prod(shape) / (time.perf_counter() - start))
     torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(before)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from truing.algorithms.tokens import entropy, token_logp
 from truing.models import gpu
-from truing.models.products import is_linear, multiply, pieces_here, product
+from truing.models.products import digits_here, is_linear, multiply, product
 
 # Scored tokens per slice of the output head: bounds the logits held at once to CHUNK x V.
 CHUNK = 2048
@@ -81,11 +81,11 @@ class _Figures(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.scaling, ctx.spread, kept = scaling, spread, None
-        ctx.pieces = pieces_here()
+        ctx.digits = digits_here()
         pieces: list[tuple[Tensor, ...]] = []
         for start in range(0, len(target_N), CHUNK):
             part = slice(start, start + CHUNK)
-            raw_NV = product(hidden_NH[part], weight_VH, ctx.pieces, bias_V)
+            raw_NV = product(hidden_NH[part], weight_VH, ctx.digits, bias_V)
             logits_NV, *found = _read(raw_NV, target_N[part], scaling, spread=spread)
             pieces.append(tuple(found))
             # With a single slice nothing need be computed again.
@@ -109,7 +109,7 @@ class _Figures(torch.autograd.Function):
             part = slice(start, start + CHUNK)
             logits_NV, ctx.kept = ctx.kept, None
             if logits_NV is None:
-                raw_NV = product(hidden_NH[part], weight_VH, ctx.pieces, bias_V)
+                raw_NV = product(hidden_NH[part], weight_VH, ctx.digits, bias_V)
                 logits_NV = raw_NV if kernels(raw_NV) else scaling(raw_NV)
                 del raw_NV
             told = target_N[part], total_N[part], *(each[part] for each in more)
@@ -117,9 +117,9 @@ class _Figures(torch.autograd.Function):
             slope_NV = _slope(logits_NV, *told, towards=towards, scaling=scaling)
             slope_NV = slope_NV.to(hidden_NH.dtype)
             if hidden_slope is not None:
-                multiply(hidden_slope[part], slope_NV, weight_VH.T, ctx.pieces)
+                multiply(hidden_slope[part], slope_NV, weight_VH.T, ctx.digits)
             if weight_slope is not None:
-                multiply(weight_slope, slope_NV.T, hidden_NH[part].T, ctx.pieces, more=True)
+                multiply(weight_slope, slope_NV.T, hidden_NH[part].T, ctx.digits, more=True)
             if bias_slope is not None:
                 bias_slope += slope_NV.sum(0)
         return hidden_slope, weight_slope, bias_slope, None, None, None

@@ -84,9 +84,9 @@ def _multiply() -> str:
     return "medium" if medium_is_accurate(use_cpu) else "highest"
 
 
-def _pieces_of(choice: Choice) -> int:
-    """Pieces of bfloat16 into which a step cuts float32, where the CPU has tiles for them: three
-    hold all of its bits; two are what torch's "high" allows."""
+def _digits_of(choice: Choice) -> int:
+    """Digits of 8 bits by which a step multiplies float32, where the CPU has tiles for them: three
+    are as good as float32; two are what torch's "high" allows."""
     chosen, bf16, use_cpu = choice
     if bf16 or not products.tiles():
         return 0
@@ -97,8 +97,8 @@ def _pieces_of(choice: Choice) -> int:
 
 def told() -> str:
     """The arithmetic of a training step, for those who keep what it computed."""
-    pieces = f" in {number} pieces" if (number := _pieces_of(_chosen.get())) else ""
-    return _multiply() + pieces + (" bf16" if _chosen.get().bf16 else "")
+    digits = f" in {number} digits" if (number := _digits_of(_chosen.get())) else ""
+    return _multiply() + digits + (" bf16" if _chosen.get().bf16 else "")
 
 
 def halves(dtype: torch.dtype) -> bool:
@@ -121,7 +121,7 @@ def mixed(device: torch.device) -> Iterator[None]:
 def training() -> Iterator[None]:
     """Matrix multiplies of a training step: those that were chosen, else the fast kernel where it
     is accurate."""
-    with _matmul(_multiply()), products.cutting(_pieces_of(_chosen.get())):
+    with _matmul(_multiply()), products.cutting(_digits_of(_chosen.get())):
         yield
 
 
@@ -133,7 +133,7 @@ def decoding() -> Iterator[None]:
         torch.inference_mode(),
         _matmul("highest"),
         _choosing(plain),
-        products.cutting(_pieces_of(plain)),  # prompts have many rows
+        products.cutting(_digits_of(plain)),  # prompts have many rows
     ):
         yield
 

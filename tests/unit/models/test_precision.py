@@ -37,12 +37,12 @@ def test_what_is_chosen_holds_in_training_and_not_while_decoding(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "bf16", "pieces"),
+    ("wanted", "bf16", "digits"),
     [("auto", False, 3), ("auto", True, 0), ("highest", False, 0), ("high", False, 2),
      ("medium", False, 0)],
 )  # fmt: skip
 def test_a_cpu_with_tiles_cuts_what_the_settings_allow(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, bf16: bool, pieces: int
+    monkeypatch: pytest.MonkeyPatch, wanted: str, bf16: bool, digits: int
 ) -> None:
     accurate, there = False, True
     monkeypatch.setattr(precision, "medium_is_accurate", lambda _: accurate)
@@ -52,18 +52,18 @@ def test_a_cpu_with_tiles_cuts_what_the_settings_allow(
 
     def cut() -> int:
         with precision.training():
-            return products.pieces_here()
+            return products.digits_here()
 
     with precision.of(config):
-        assert (cut(), products.pieces_here()) == (pieces, 0)
-        assert ("pieces" in precision.told()) == bool(pieces)
+        assert (cut(), products.digits_here()) == (digits, 0)
+        assert ("digits" in precision.told()) == bool(digits)
         with precision.decoding():  # whatever the settings say: its prompts are float32's
-            assert products.pieces_here() == 3
+            assert products.digits_here() == 3
         there = False
         assert cut() == 0
-        assert "pieces" not in precision.told()
+        assert "digits" not in precision.told()
         there = accurate = True  # where there is a fast float32, nothing need be cut for it
-        assert cut() == (0 if wanted == "auto" else pieces)
+        assert cut() == (0 if wanted == "auto" else digits)
 
 
 def test_the_measurement_notices_lost_bits(monkeypatch: pytest.MonkeyPatch) -> None:
