@@ -33,9 +33,9 @@ HEAD = f"""# Performance
 Truing beside TRL on the same work: the same model (a Llama of random weights), the same token ids
 in the same order, the same loss, optimiser, clipping of gradients and batches, no gradient
 checkpointing. Each side is a process of its own that stays alive; they take a timed segment by
-turns, so whatever the machine does meanwhile falls on all of them. A ratio is taken within a
-round; its median, and in brackets the least and the most, are told of all rounds. A ratio of 2
-means twice the tokens a second.
+turns (three steps, or one of what samples), so whatever the machine does meanwhile falls on all of
+them. A ratio is taken within a round; its median, and in brackets the least and the most, are told
+of all rounds. A ratio of 2 means twice the tokens a second.
 
 - **Useful tokens** are those that are not padding; for what samples (GRPO, RLOO, PPO, sampling),
   the tokens of completions. **Memory** is the peak of resident memory while steps are taken, as a

@@ -29,8 +29,6 @@ from truing.models.products import product, tiles
 ROOT = Path(__file__).resolve().parents[1]
 PPO_PEER = ROOT / ".bench" / "trl-1.12.0" / "bin" / "python"
 SIDES = ("truing", "tuned", "plain")
-# Steps before those that count: one to compare, one to warm up (the first that samples, too).
-UNCOUNTED = 2
 
 
 def machine(threads: int, cpu: bool) -> str:
@@ -110,7 +108,9 @@ class Comparison:
         told = {"workload": name, "shape": shape, "cpu": cpu}
         self.workload, self.size = work.sized(told), work.SHAPES[shape]
         self.named = SIDES if cpu else ("truing", "plain")
-        self.steps = UNCOUNTED + pairs
+        # Before those that count: one to compare, and a segment to warm up.
+        self.uncounted = 1 + self.workload.steps
+        self.steps = self.uncounted + pairs * self.workload.steps
         self.folder = Path(tempfile.mkdtemp(prefix=f"truing-bench-{name}-"))
         self.sides: dict[str, Side] = {}
 
@@ -158,16 +158,22 @@ class Comparison:
         # Else one after the other: a side that loads would slow down one that is timed.
         first = {n: (self.sides.get(n) or self.start(n)).step() for n in self.named}
         self.check(first)
-        for side in self.sides.values():
-            side.step()
+        for name in self.named:
+            self.segment(name)
         rounds: list[dict[str, dict[str, Any]]] = []
         for i in range(self.pairs):
             first_one = i % len(self.named)
             turned = self.named[first_one:] + self.named[:first_one]
-            rounds.append({n: self.sides[n].step() for n in turned})
+            rounds.append({n: self.segment(n) for n in turned})
         for done in rounds:
             self.charge(done["truing"], first["truing"])
         return self.record(first, rounds)
+
+    def segment(self, name: str) -> dict[str, Any]:
+        """A timed segment of a side: what its steps took together."""
+        answers = [self.sides[name].step() for _ in range(self.workload.steps)]
+        total = {key: sum(answer[key] for answer in answers) for key in ("seconds", "tokens")}
+        return answers[-1] | total | {"peak_mb": max(answer["peak_mb"] for answer in answers)}
 
     def check(self, first: dict[str, dict[str, Any]]) -> None:
         """That all sides read the same tokens."""
@@ -177,7 +183,8 @@ class Comparison:
 
     def charge(self, answer: dict[str, Any], first: dict[str, Any]) -> None:
         """Add the reference's pass, which is made before the first step, to the steps."""
-        answer["seconds"] += self.workload.batch * first.get("reference_seconds_per_row", 0.0)
+        rows = self.workload.batch * self.workload.steps
+        answer["seconds"] += rows * first.get("reference_seconds_per_row", 0.0)
 
     def tokens(self, number: int, answer: dict[str, Any]) -> int:
         """Useful tokens of a round: of the rows read, or of the completions sampled."""
@@ -188,8 +195,8 @@ class Comparison:
     def read(self, number: int) -> int:
         """Tokens of the rows of a round."""
         rows, each = work.read(self.folder), self.workload.batch // self.workload.group
-        start = each * (UNCOUNTED + number)
-        return sum(map(work.useful, rows[start : start + each]))
+        start = each * (self.uncounted + number * self.workload.steps)
+        return sum(map(work.useful, rows[start : start + each * self.workload.steps]))
 
     def passed(self, number: int, answer: dict[str, Any]) -> int:
         """Tokens of a round that a model must see: of what is sampled, the prompts too."""

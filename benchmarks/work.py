@@ -66,15 +66,17 @@ SHAPES = {
 
 class Workload(NamedTuple):
     """``batch``: rows of an optimiser step as TRL counts them (pairs, for comparisons); of sampling
-    the prompts of a call. A step is a timed segment. ``passes``: what a useful token costs in units
+    the prompts of a call. ``passes``: what a useful token costs in units
     of two operations for each parameter: a forward pass 1, forward and backward 3, one token
-    sampled 1. ``group``: responses to a prompt. ``scorer``: whether a reward model is read."""
+    sampled 1. ``group``: responses to a prompt. ``scorer``: whether a reward model is read.
+    ``steps`` of a timed segment: the first behind another side's is slow, and training takes many."""
 
     kind: str
     batch: int
     passes: float
     group: int = 1
     scorer: bool = False
+    steps: int = 1
 
     @property
     def online(self) -> bool:
@@ -88,10 +90,10 @@ class Workload(NamedTuple):
 
 PPO_EPOCHS = 2
 WORKLOADS = {
-    "sft": Workload("demonstrations", 8, 3),
-    "reward": Workload("comparisons", 4, 3, scorer=True),
-    "dpo": Workload("comparisons", 4, 3 + 1),  # and a pass of the reference
-    "kto": Workload("labels", 8, 3 + 1 + 2),  # and both models read mismatched answers
+    "sft": Workload("demonstrations", 8, 3, steps=3),
+    "reward": Workload("comparisons", 4, 3, scorer=True, steps=3),
+    "dpo": Workload("comparisons", 4, 3 + 1, steps=3),  # and a pass of the reference
+    "kto": Workload("labels", 8, 3 + 1 + 2, steps=3),  # and both models read mismatched answers
     "grpo": Workload("prompts", 16, 1 + 1 + 3, group=8),  # sampled, reference, learnt
     "rloo": Workload("prompts", 16, 1 + 1 + 3, group=8),
     # Sampled; reference, value and reward; policy and critic learn.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -97,8 +97,18 @@ def test_a_reference_pass_is_paid_for() -> None:
     bench = Comparison("dpo", "tiny", pairs=1, threads=1, precision="fp32")
     answer = {"seconds": 1.0}
     bench.charge(answer, {"reference_seconds_per_row": 0.5})
-    # A step of four pairs.
-    assert answer["seconds"] == 1.0 + 4 * 0.5
+    # Three steps of four pairs.
+    assert answer["seconds"] == 1.0 + 3 * 4 * 0.5
+    bench.folder.rmdir()
+
+
+def test_a_segment_is_all_of_its_steps() -> None:
+    bench = Comparison("kto", "tiny", pairs=1, threads=1, precision="fp32")
+    told = [{"seconds": s, "tokens": 10 * s, "peak_mb": p} for s, p in ((1, 7), (2, 9), (3, 8))]
+    bench.sides["plain"] = cast("Side", SimpleNamespace(step=iter(told).__next__))
+    assert bench.segment("plain") == {"seconds": 6, "tokens": 60, "peak_mb": 9}
+    # One step is compared, a segment warms up, one counts.
+    assert bench.steps == 1 + 3 + 3
     bench.folder.rmdir()
 
 
