@@ -66,10 +66,10 @@ SHAPES = {
 
 class Workload(NamedTuple):
     """``batch``: rows of an optimiser step as TRL counts them (pairs, for comparisons); of sampling
-    the prompts of a call. ``passes``: what a useful token costs in units
-    of two operations for each parameter: a forward pass 1, forward and backward 3, one token
-    sampled 1. ``group``: responses to a prompt. ``scorer``: whether a reward model is read.
-    ``steps`` of a timed segment: the first behind another side's is slow, and training takes many."""
+    the prompts of a call. ``passes``: what a useful token costs in units of two operations for each
+    parameter: a forward pass 1, forward and backward 3, one token sampled 1. ``group``: responses
+    to a prompt. ``scorer``: whether a reward model is read. ``steps`` of a timed segment: the first
+    one behind another side's is slow, and training takes many."""
 
     kind: str
     batch: int
