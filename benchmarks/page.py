@@ -24,6 +24,7 @@ from benchmarks.work import ENDS, GPU_ROWS, RESPONSE, SHAPES, WORKLOADS
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 RECORDS = ROOT / "docs" / "performance"
+WHERE = RECORDS / "where.json"
 Record = Mapping[str, Any]
 
 HEAD = f"""# Performance
@@ -74,18 +75,21 @@ CONCLUDE = """## What to conclude
 {found}
 Ratios travel better than tokens a second, and neither travels far: with other lengths, less of a
 shared prompt, or on a GPU, they will be others. So they will on a machine that is shared: that of
-the reward model to plain TRL in float32 was 2.1 to 3.1 in five runs of one day, at different hours
-and of three states of the code, and 3.1 to 3.5 in three runs of the states since; that of DPO was
-2.3 once, in an hour that slowed all sides. Run `python -m benchmarks {example}` on your
-machine, or `make bench` for all of this page. TRL's own defaults are not what stands here:
-gradient checkpointing, which it switches on, would save it memory and cost it time.
+DPO to plain TRL in float32 was 2.3 once, in an hour that slowed all sides. Run
+`python -m benchmarks {example}` on your machine, or `make bench` for all of this page. TRL's
+own defaults are not what stands here: gradient checkpointing, which it switches on, would save it
+memory and cost it time.
 """
 MISSED = """Goals of speed that are not reached on a CPU, and the MFU that each would take:
 
 {rows}
 
-What the share lacks is everything but products: attention, norms, gates and AdamW, which wait for
-memory, and Python between them. A decode step waits for weights, and its share is low on any side.
+What the share lacks: a step's products find their numbers in colder caches than the best one seen,
+and what is not products does not count; [where the time goes](#where-the-time-goes) has it. A
+decode step waits for weights, and its share is low on any side.
+"""
+SPENT = """Shares of a step of Truing's, alone on the machine (`python -m benchmarks where`, {date},
+commit {commit}, {machine}; float32, shape {shape}). The rest is torch's own operations and Python.
 """
 ON_GPU = "On a GPU, bf16 against bf16"
 GPU = f"""## {ON_GPU}
@@ -112,12 +116,17 @@ def saved() -> list[Record]:
     return sorted(found, key=lambda r: places.get(key_of(r), len(places)))
 
 
+def spent() -> Record | None:
+    """Where the time of steps goes, as `benchmarks.where` measured it."""
+    return json.loads(WHERE.read_text(encoding="utf-8")) if WHERE.exists() else None
+
+
 def file_of(key: Key) -> Path:
     return RECORDS / f"{'-'.join(key)}.json"
 
 
-def render(records: Sequence[Record]) -> str:
-    """The page."""
+def render(records: Sequence[Record], where: Record | None = None) -> str:
+    """The page, of comparisons and, if that was measured, of `spent`."""
     on_cpu = [r for r in records if r["device"] == "cpu"]
     on_gpu = [r for r in records if r["device"] == "gpu"]
     named = {
@@ -131,6 +140,7 @@ def render(records: Sequence[Record]) -> str:
     parts = [HEAD, conclusion(on_cpu, on_gpu)]
     parts += ["\n".join(section(title, rows)) for title, rows in named.items() if rows]
     parts += [] if on_gpu else [GPU]
+    parts += ["\n".join(shares(where))] if where else []
     return "\n".join([*parts, "\n".join(made(records))])
 
 
@@ -220,6 +230,19 @@ def section(title: str, records: Sequence[Record]) -> Iterator[str]:
 
 def label(record: Record) -> str:
     return f"{record['workload']}, {record['shape']}"
+
+
+def shares(where: Record) -> Iterator[str]:
+    """Where the time of steps goes."""
+    kinds = [*next(iter(where["steps"].values()))["shares"]]
+    yield from ("## Where the time goes", "", SPENT.format(**where))
+    yield f"| | seconds | {' | '.join(kinds)} | the rest |"
+    yield "|---" * (len(kinds) + 3) + "|"
+    for name, step in where["steps"].items():
+        parts = [step["shares"][kind] for kind in kinds]
+        cells = [f"{100 * part:.0f} %" for part in (*parts, 1 - sum(parts))]
+        yield f"| {name} | {step['seconds']:.2f} | {' | '.join(cells)} |"
+    yield ""
 
 
 def ratio(found: Mapping[str, float] | None, told: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from benchmarks import feedback, goals, page, roles, runner, scaling, work
+from benchmarks import feedback, goals, page, roles, runner, scaling, where, work
 from benchmarks.__main__ import main
 from benchmarks.runner import SIDES, Comparison, equal_tokens, gradient_difference, spread
 from benchmarks.side import Died, Side
@@ -207,6 +207,23 @@ def test_the_page_tells_what_was_reached_and_what_was_not() -> None:
     gpu = page.render([record(device="gpu")])
     assert "## On a GPU, bf16 against bf16" in gpu
     assert "No GPU was at hand" not in gpu
+
+
+def test_where_the_time_of_a_step_goes() -> None:
+    found = where.measured("grpo", "tiny", threads=1)
+    assert found["seconds"] > 0
+    assert found["shares"].keys() == {*where.KINDS.values(), where.ADAMW}
+    assert found["shares"][where.ADAMW] > 0
+    assert 0 < sum(found["shares"].values()) < 1
+
+
+def test_the_page_tells_where_the_time_goes() -> None:
+    step = {"seconds": 1.25, "shares": {"products": 0.5, "attention": 0.125}}
+    told = {"date": "d", "commit": "c", "machine": "m", "shape": "small", "steps": {"dpo": step}}
+    text = page.render([record()], told)
+    assert "| | seconds | products | attention | the rest |" in text
+    assert "| dpo | 1.25 | 50 % | 12 % | 38 % |" in text
+    assert "Where the time goes" not in page.render([record()])
 
 
 def test_the_exponent_of_a_cost() -> None:
