@@ -100,11 +100,14 @@ billion parameters. [One GPU](one-gpu.md) tells what the recipes take.
 """
 GPU_READ = """Weights, moments and passes of both sides are in bfloat16, TRL's by autocast besides.
 A step has more rows than on a CPU: {rows}; of PPO half of that.
-Memory is that of the GPU.
-Asked for are twice TRL's speed in DPO, GRPO and PPO, and an MFU of 40 % in training. In 16 bits
-greedy responses part where two words are nearly as likely, so fewer are equal. What is not in the
-table was not measured.
+Memory is that of the GPU. In 16 bits greedy responses part where two words are nearly as likely, so
+fewer are equal. What is not in the table was not measured.
+Asked for are twice TRL's speed in DPO, GRPO and PPO, and an MFU of {share:.0%} in training. Below
+that: {low}. Sampling, which is a part of GRPO
+and PPO, waits for weights; why others are below was not looked into on a card.
 """
+# The share of a GPU's peak that training is asked for.
+SHARE = 0.4
 
 
 def saved() -> list[Record]:
@@ -193,7 +196,8 @@ def section(title: str, records: Sequence[Record]) -> Iterator[str]:
     """Two tables: ratios beside what is asked of them, and what they come from."""
     yield from (f"## {title}", "")
     if title == ON_GPU:
-        yield GPU_READ.format(rows=", ".join(f"{n} times for {s}" for s, n in GPU_ROWS.items()))
+        many = ", ".join(f"{n} times for {s}" for s, n in GPU_ROWS.items())
+        yield GPU_READ.format(rows=many, share=SHARE, low=", ".join(idle(records)) or "none")
     yield "| | x tuned | floor / goal | x plain | floor / goal | memory | floor / goal |"
     yield "|---|---|---|---|---|---|---|"
     done = [r for r in records if "failed" not in r]
@@ -230,6 +234,15 @@ def section(title: str, records: Sequence[Record]) -> Iterator[str]:
 
 def label(record: Record) -> str:
     return f"{record['workload']}, {record['shape']}"
+
+
+def idle(records: Sequence[Record]) -> Iterator[str]:
+    """Trainings that take less of a GPU's peak than they are asked for."""
+    for record in records:
+        if "failed" in record or not trains(record, record["precision"]):
+            continue
+        if (share := record["mfu"]["truing"]) < SHARE:
+            yield f"{label(record)} ({share:.0%})"
 
 
 def shares(where: Record) -> Iterator[str]:

@@ -70,6 +70,9 @@ def test_of_a_gpu_there_is_no_tuned_side() -> None:
     text = page.render([gpu])
     assert "## On a GPU, bf16 against bf16" in text
     assert "| tokens/s: Truing, plain |" in text
+    low = page.render([gpu | {"mfu": {"truing": 0.25, "plain": 0.5}}])
+    assert "Below\nthat: dpo, 0.5b (25%)." in low
+    assert "Below\nthat: none." in page.render([gpu | {"mfu": {"truing": 0.4, "plain": 0.1}}])
     assert "No GPU was at hand" not in text
 
 
