@@ -45,9 +45,9 @@ of all rounds. A ratio of 2 means twice the tokens a second.
   that keep freed memory, and OpenMP's waiting, as Truing sets both for itself; and
   `torch.set_float32_matmul_precision("medium")`, where that keeps the accuracy of float32 (on a CPU
   with AMX it does not, and neither side has it) and not for sampling, which it slows down.
-- In **float32** on a CPU with AMX, Truing makes its large products digit by digit, as exact as
-  the library's float32 ([engine.md](engine.md#float32-products) has the figures and what differs);
-  on other CPUs its products are torch's.
+- In **float32** on a CPU with AMX, Truing makes its large products digit by digit, with errors
+  of float32's size ([engine.md](engine.md#float32-products) has the figures and what differs); on
+  other CPUs its products are torch's.
 - **MFU** is the share of the best matrix multiply seen in the same run, in the same number of
   bits and by whichever side's way, that useful work comes to, as if each sequence were computed
   alone and without padding. A prompt that is read once for several responses counts for each of
@@ -80,7 +80,7 @@ DPO to plain TRL in float32 was 2.3 once, in an hour that slowed all sides. Run
 own defaults are not what stands here: gradient checkpointing, which it switches on, would save it
 memory and cost it time.
 """
-MISSED = """Goals of speed that are not reached on a CPU, and the MFU that each would take:
+MISSED = """Goals that are not reached on a CPU, and the MFU that each of speed would take:
 
 {rows}
 
@@ -179,12 +179,16 @@ def conclusion(records: Sequence[Record], on_gpu: Sequence[Record]) -> str:
 
 
 def missed(records: Sequence[Record]) -> Iterator[str]:
-    """Of each goal of speed that is not reached: how far it is, in shares of the machine's peak."""
+    """Of each goal that is not reached: how far it is, of speed in shares of the machine's peak."""
     for record in records:
         if "failed" in record:
             continue
         for name, (asked, value, sign) in figures(record).items():
-            if name != "memory" and asked.goal and not reaches(asked.goal, value, sign):
+            if not asked.goal or reaches(asked.goal, value, sign):
+                continue
+            if name == "memory":
+                yield f"- {label(record)}, memory: {value:.4f} of {asked.goal:g}"
+            else:
                 share = record["mfu"]["truing"]
                 yield (
                     f"- {label(record)}, x {name}: {value:.2f} of {asked.goal:g}, by an MFU of "

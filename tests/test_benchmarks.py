@@ -205,6 +205,7 @@ def test_the_page_tells_what_was_reached_and_what_was_not() -> None:
     # Of a goal that is missed: what it would take. That of tuned TRL is reached.
     assert "- sft, small, x plain: 3.50 of 4, by an MFU of 100 %; it would take 114 %" in text
     assert "x tuned: " not in text
+    assert "- sft, small, memory: 0.8000 of 0.55" in text
     assert "not reached on a CPU" not in page.render([record("sampling-8", shape="small")])
     assert "No GPU was at hand" in text
     gpu = page.render([record(device="gpu")])

@@ -95,10 +95,10 @@ def off(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.usefixtures("tiles", "small")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("turned", [(False, False), (False, True), (True, False), (True, True)])
-def test_three_digits_are_no_worse_than_float32(
+def test_three_digits_are_as_near_as_float32(
     shape: tuple[int, int, int], turned: tuple[bool, bool], calls: list[Any]
 ) -> None:
-    """Or, where the numbers of a row differ by thousands, not twice as bad."""
+    """Or not twice as far off, where the numbers of a row differ by thousands."""
     m, n, depth = shape
     for spread, most in (0, 1.2), (1, 2):
         left = draw(m, depth, turned=turned[0], spread=spread)
