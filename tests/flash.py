@@ -54,6 +54,8 @@ def backward(
     causal: bool, *nothing: Tensor, scale: float,
 ) -> Any:  # fmt: skip
     """The slopes of the part of all keys that these are: what was seen of all of them is given."""
+    kind, exact = query.dtype, torch.promote_types(query.dtype, torch.float32)
+    ahead, query, key, value, seen = (x.to(exact) for x in (ahead, query, key, value, seen))
     slopes = [torch.zeros_like(x) for x in (query, key, value)]
     groups = query.shape[1] // key.shape[1]
     assert (dropout, len(nothing), total.is_contiguous()) == (0.0, 2, True)
@@ -71,4 +73,4 @@ def backward(
             (slopes[2], torch.einsum("hnm,nhd->mhd", share, g)),
         ):
             into[asked] = found.unflatten(1, (-1, groups)).sum(2)
-    return tuple(slopes)
+    return tuple(slope.to(kind) for slope in slopes)

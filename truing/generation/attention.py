@@ -148,7 +148,7 @@ def rotated(x_NHD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
     """Rotary positions: each pair (d, d + D/2) of a head turned by its angle; of many tokens in one
     call, where there is a function for it."""
     if (ways := kernels(x_NHD, cos_ND, sin_ND)) is not None:
-        return ways.turn(x_NHD.contiguous()[None], cos_ND, sin_ND, back=False)[0]
+        return ways.turn([x_NHD.contiguous()[None]], cos_ND, sin_ND, back=False)[0][0]
     one, two = x_NHD.chunk(2, -1)
     cos_N1D, sin_N1D = cos_ND.unsqueeze(1), sin_ND.unsqueeze(1)
     return x_NHD * cos_N1D + torch.cat([-two, one], -1) * sin_N1D

@@ -118,7 +118,7 @@ class Llama:
             if more is None:
                 return x, norm(x)
             if home is not None:
-                return home.add_norm(x, more, module.weight, module.variance_epsilon)
+                return home.add_norm(x, more, module.weight, module.variance_epsilon)[:2]
             x = x + more
             return x, norm(x)
 

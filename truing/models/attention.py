@@ -59,7 +59,7 @@ def attend(
     if query.device.type != "cpu":
         if not fits(query.device, query.dtype, query.shape[-1]):
             raise RuntimeError(f"no attention by spans in {query.dtype} on {query.device}")
-        flat = (x[0].transpose(0, 1) for x in (query, key, value))
+        flat = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
         seen: Any = Varlen.apply(*flat, plan_of(attention_mask, query.device), scale)
         return seen[None], None
     if serves(query, key, value):

@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from truing.data.layout import Kept
 from truing.models.layers import home_of, untouched
 from truing.models.products import linears
+from truing.models.whole import through
 
 
 class States(NamedTuple):
@@ -76,6 +77,19 @@ def _spanning(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 @cache
+def _wholly(kind: type[nn.Module]) -> type[nn.Module]:
+    """The layer of the same name that goes as one function where it can."""
+    original = kind.forward
+
+    def forward(self: Any, hidden_states: Tensor, **named: Any) -> Any:
+        made = through(self, hidden_states, named)
+        return original(self, hidden_states, **named) if made is None else made
+
+    more = {"forward": forward, "__module__": kind.__module__, "fused": True}
+    return type(kind.__name__, (kind,), more)
+
+
+@cache
 def _narrowing(kind: type[nn.Module]) -> type[nn.Module]:
     """The class of the same name whose forward knows of cells that are ``kept``."""
     original = kind.forward
@@ -92,14 +106,17 @@ def _narrowing(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def span(core: Any) -> None:
-    """Have a network of the family read once, and leave out cells in its last layer when it is told
-    which are kept; any other, and what others have replaced in it, stays as it is."""
+    """Have a network of the family read once, its layers as one function where there is one, and
+    leave out cells in the last when it is told which are kept; any other, and what others have
+    replaced in it, stays as it is."""
     home = home_of(core)
     if home is None or not hasattr(core.base_model, "layers"):
         return
     layers = core.base_model.layers
-    if untouched(layers[-1], home) and untouched(layers[-1].self_attn, home):
-        layers[-1].__class__ = _narrowing(type(layers[-1]))
-    for attention in (layer.self_attn for layer in layers):
-        if untouched(attention, home):
-            attention.__class__ = _spanning(type(attention))
+    for layer in layers:
+        if untouched(layer.self_attn, home):
+            layer.self_attn.__class__ = _spanning(type(layer.self_attn))
+            if untouched(layer, home):
+                layer.__class__ = _wholly(type(layer))
+                if layer is layers[-1]:
+                    layer.__class__ = _narrowing(type(layer))

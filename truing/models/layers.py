@@ -7,7 +7,7 @@ asks these first.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import Any, Protocol
 
@@ -35,7 +35,9 @@ class Kernels(Protocol):
 
     def gate_back(self, ahead: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def turn(self, x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor: ...
+    def turn(
+        self, xs: Sequence[Tensor], cosine: Tensor, sine: Tensor, *, back: bool
+    ) -> list[Tensor]: ...
 
 
 def kernels(first: Tensor, *others: Tensor) -> Kernels | None:
@@ -80,19 +82,23 @@ class _Gate(torch.autograd.Function):
 
 
 class _Rotate(torch.autograd.Function):
-    """Heads (B, N, heads, D) turned by angles whose cosines and sines are (B, N, D)."""
+    """Queries (B, N, heads, D) and keys (B, N, groups, D), both turned by angles whose cosines and
+    sines are (B, N, D)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, ways: Kernels) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, ways: Kernels
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cosine, sine)
         ctx.ways = ways
-        return ways.turn(x.contiguous(), cosine, sine, back=False)
+        both = query.contiguous(), key.contiguous()
+        return tuple(ways.turn(both, cosine, sine, back=False))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        turned = ctx.ways.turn(grads[0].contiguous(), *ctx.saved_tensors, back=True)
-        return turned, None, None, None
+        both = [grad.contiguous() for grad in grads]
+        return *ctx.ways.turn(both, *ctx.saved_tensors, back=True), None, None, None
 
 
 def _rotating(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +111,7 @@ def _rotating(original: Callable[..., Any]) -> Callable[..., Any]:
         if more or named or not alike or ways is None or not _of_a_kind(q, cos, sin):
             return original(q, k, cos, sin, *more, **named)
         turns = cos.contiguous(), sin.contiguous(), ways
-        turned: list[Any] = [_Rotate.apply(x.transpose(1, 2), *turns) for x in (q, k)]
+        turned: Any = _Rotate.apply(q.transpose(1, 2), k.transpose(1, 2), *turns)
         return tuple(x.transpose(1, 2) for x in turned)
 
     return rotate

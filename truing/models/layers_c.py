@@ -1,5 +1,6 @@
 """`layers.c`: what `layers` computes on a CPU, in float32 and in bfloat16."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +50,12 @@ def gate_back(ahead: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     return into
 
 
-def turn(x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor:
-    """Heads (B, N, heads, D) turned by angles whose cosines and sines are (B, N, D); ``back`` is
-    the gradient's way."""
-    out, (heads, dim) = torch.empty_like(x), x.shape[2:]
-    sizes = cosine.numel() // dim, heads, dim // 2, int(back), torch.get_num_threads()
-    call(_library(x.dtype).rotate, out, x, cosine, sine, *sizes)
-    return out
+def turn(xs: Sequence[Tensor], cosine: Tensor, sine: Tensor, *, back: bool) -> list[Tensor]:
+    """Heads (B, N, heads, D), of each as many as it has, turned by angles whose cosines and sines
+    are (B, N, D); ``back`` is the gradient's way."""
+    outs = [torch.empty_like(x) for x in xs]
+    for out, x in zip(outs, xs, strict=True):
+        heads, dim = x.shape[2:]
+        sizes = cosine.numel() // dim, heads, dim // 2, int(back), torch.get_num_threads()
+        call(_library(x.dtype).rotate, out, x, cosine, sine, *sizes)
+    return outs

@@ -7,6 +7,7 @@ is a GPU it can serve; with TRITON_INTERPRET=1 its kernels run on any machine, a
 # What Triton compiles is its own language, which only looks like Python.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,14 +63,16 @@ def norm(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return _normed(x, None, weight, epsilon)[1:]
 
 
-def add_norm(x: Tensor, more: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """A sum, and the norm of it."""
-    return _normed(x, more, weight, epsilon)[:2]
+def add_norm(
+    x: Tensor, more: Tensor, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A sum, and the `norm` of it."""
+    return _normed(x, more, weight, epsilon)
 
 
 @triton.jit
-def _norm_back(ahead_at, x_at, weight_at, scale_at, into_at, part_at, rows, width, steps,
-               ROWS: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+def _norm_back(ahead_at, more_at, x_at, weight_at, scale_at, into_at, part_at, rows, width, steps,
+               ADDS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
     column = tl.arange(0, WIDE)
     inside = column < width
     weight = tl.load(weight_at + column, mask=inside, other=0.0).to(tl.float32)[None, :]
@@ -87,19 +90,28 @@ def _norm_back(ahead_at, x_at, weight_at, scale_at, into_at, part_at, rows, widt
         slope = ahead * weight
         mean = tl.sum(slope * normed, 1)[:, None] / width
         into = (slope - normed * mean) * scale
+        if ADDS:
+            into += tl.load(more_at + at, mask=here, other=0.0).to(tl.float32)
         tl.store(into_at + at, into.to(into_at.dtype.element_ty), mask=here)
     tl.store(part_at + tl.program_id(0) * width + column, part, mask=inside)
 
 
-def norm_back(ahead: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of x and weight of a `norm`."""
+def norm_back(
+    ahead: Tensor, x: Tensor, weight: Tensor, scale: Tensor, more: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and weight of a `norm`; that of x on top of ``more``, which comes to x by
+    another way."""
     rows, width = scale.numel(), len(weight)
     into, tile = torch.empty_like(x), _tile(width)
     blocks = triton.cdiv(rows, tile["ROWS"])
     programs = max(1, min(SHARERS, blocks))
     parts = torch.empty(programs, width, dtype=torch.float32, device=x.device)
-    tensors = ahead.contiguous(), x, weight, scale, into, parts
-    _norm_back[(programs,)](*tensors, rows, width, triton.cdiv(blocks, programs), **tile)
+    ahead = ahead.contiguous()
+    added = ahead if more is None else more.contiguous()
+    _norm_back[(programs,)](
+        ahead, added, x, weight, scale, into, parts, rows, width, triton.cdiv(blocks, programs),
+        ADDS=more is not None, **tile,
+    )  # fmt: skip
     return into, parts.sum(0).to(weight.dtype)
 
 
@@ -135,7 +147,8 @@ def gate(gate: Tensor, up: Tensor) -> Tensor:
 
 
 @triton.jit
-def _gate_back(ahead_at, gate_at, up_at, gates_at, ups_at, count, BLOCK: tl.constexpr):
+def _gate_back(ahead_at, gate_at, up_at, gates_at, ups_at, open_at, count,
+               AGAIN: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = at < count
     ahead, gate, up = (
@@ -147,22 +160,40 @@ def _gate_back(ahead_at, gate_at, up_at, gates_at, ups_at, count, BLOCK: tl.cons
     slope = ahead * up * open * (1.0 + gate * (1.0 - open))
     tl.store(gates_at + at, slope.to(gates_at.dtype.element_ty), mask=here)
     tl.store(ups_at + at, (ahead * gate * open).to(ups_at.dtype.element_ty), mask=here)
+    if AGAIN:
+        kind = open_at.dtype.element_ty
+        tl.store(open_at + at, ((gate * open).to(kind).to(tl.float32) * up).to(kind), mask=here)
 
 
-def gate_back(ahead: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of both inputs, contiguous, of a `gate`."""
-    into = torch.empty_like(gate), torch.empty_like(up)
+def gate_back(
+    ahead: Tensor, gate: Tensor, up: Tensor, *, again: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradients of both inputs, contiguous, of a `gate`; with ``again`` its output as well."""
+    outs = [torch.empty_like(gate) for _ in range(3 if again else 2)]
     count = gate.numel()
     grid = (triton.cdiv(count, 1024),)
-    _gate_back[grid](ahead.contiguous(), gate, up, *into, count, BLOCK=1024)
-    return into
+    # Of two, the last stands for the third, which is not written.
+    told = ahead.contiguous(), gate, up, *outs[:2], outs[-1]
+    _gate_back[grid](*told, count, AGAIN=again, BLOCK=1024)
+    return tuple(outs)
 
 
 @triton.jit
-def _turn(x_at, cosine_at, sine_at, out_at, heads, dim, half,
+def _turn(x_at, y_at, cosine_at, sine_at, x_out, y_out, x_heads, y_heads, x_parts, dim, half,
           BACK: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
-    cell = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    cell, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    if part < x_parts:
+        _turn_part(x_at, cosine_at, sine_at, x_out, cell, part, x_heads, dim, half,
+                   BACK, HEADS, HALF)  # fmt: skip
+    else:
+        _turn_part(y_at, cosine_at, sine_at, y_out, cell, part - x_parts, y_heads, dim, half,
+                   BACK, HEADS, HALF)  # fmt: skip
+
+
+@triton.jit
+def _turn_part(x_at, cosine_at, sine_at, out_at, cell, part, heads, dim, half,
+               BACK: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
+    head = part * HEADS + tl.arange(0, HEADS)
     d = tl.arange(0, HALF)
     angle, at = cell * dim + d, (cell * heads + head[:, None]) * dim + d[None, :]
     inside = d < half
@@ -182,14 +213,19 @@ def _turn(x_at, cosine_at, sine_at, out_at, heads, dim, half,
     tl.store(out_at + at + half, second.to(kind), mask=here)
 
 
-def turn(x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor:
-    """Heads (B, N, heads, D) turned by angles whose cosines and sines are (B, N, D); ``back`` is
-    the gradient's way."""
-    x = x.contiguous()
-    out, (heads, dim) = torch.empty_like(x), x.shape[2:]
+def turn(xs: Sequence[Tensor], cosine: Tensor, sine: Tensor, *, back: bool) -> list[Tensor]:
+    """One or two tensors of heads (B, N, heads, D), each with as many as it has, turned by angles
+    whose cosines and sines are (B, N, D); ``back`` is the gradient's way."""
+    xs = [x.contiguous() for x in xs]
+    outs, heads, dim = [torch.empty_like(x) for x in xs], [x.shape[-2] for x in xs], xs[0].shape[-1]
     wide = triton.next_power_of_2(dim // 2)
-    together = min(triton.next_power_of_2(heads), max(1, 1024 // wide))
-    grid = cosine.numel() // dim, triton.cdiv(heads, together)
+    together = min(triton.next_power_of_2(max(heads)), max(1, 1024 // wide))
+    parts = [triton.cdiv(count, together) for count in heads]
+    grid = cosine.numel() // dim, sum(parts)
     sizes: dict[str, Any] = {"BACK": back, "HEADS": together, "HALF": wide}
-    _turn[grid](x, cosine, sine, out, heads, dim, dim // 2, **sizes)
-    return out
+    # Of one alone, the last stands for the other as well, of which no part is done.
+    _turn[grid](
+        xs[0], xs[-1], cosine, sine, outs[0], outs[-1], heads[0], heads[-1], parts[0], dim,
+        dim // 2, **sizes,
+    )  # fmt: skip
+    return outs

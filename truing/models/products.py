@@ -168,12 +168,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return made[0] if made else nn.functional.linear(x, weight, bias)
 
 
-def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+def linears(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
     """What each of some linear layers makes of the same x; those that are ours by one function,
     which reads it once."""
-    ours = [layer for layer in layers if type(layer) is Linear and not _changed(layer)]
-    if len(ours) == len(layers):
-        made = _together(x, [(layer.weight, layer.bias) for layer in ours])
+    if all(map(is_plain, layers)):
+        made = _together(x, [(layer.weight, layer.bias) for layer in layers])
         if made:
             return made
     return [layer(x) for layer in layers]
@@ -193,9 +192,14 @@ def _together(x: Tensor, parameters: Sequence[tuple[Tensor, Tensor | None]]) -> 
     return [out if bias is None else out + bias for out, bias in zip(made, biases, strict=True)]
 
 
-def _changed(layer: nn.Module) -> bool:
-    """Whether others have replaced or hooked what a layer does."""
-    return bool("forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks)
+def changed(module: nn.Module) -> bool:
+    """Whether others have replaced or hooked what a module does."""
+    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_plain(module: object) -> bool:
+    """Whether a module is a linear layer of ours and nothing more."""
+    return type(module) is Linear and not changed(module)
 
 
 def digits_here() -> int:

@@ -9,6 +9,7 @@ The kernel has 16-bit formats only: `fits` says where.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -105,6 +106,45 @@ def look(
     return seen, total
 
 
+def seen_of(
+    query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, plan: Plan, scale: float
+) -> tuple[Tensor, Tensor]:
+    """What the cells of a row see by a plan, and the logarithms of their sums, as of `look`."""
+    read = key_NGD, value_NGD
+    if plan.keys_K is not None:
+        read = key_NGD[plan.keys_K], value_NGD[plan.keys_K]
+    return look(query_NHD, *read, plan.queries, plan.keys, scale=scale)
+
+
+def slopes_of(
+    ahead_NHD: Tensor,
+    query_NHD: Tensor,
+    key_NGD: Tensor,
+    value_NGD: Tensor,
+    seen_NHD: Tensor,
+    total_HN: Tensor,
+    plan: Plan,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and value from that of what is seen, with what `seen_of` gave."""
+    if plan.keys_K is not None:
+        key_NGD, value_NGD = key_NGD[plan.keys_K], value_NGD[plan.keys_K]
+    places = plan.queries.begins, plan.keys.begins, plan.queries.longest, plan.keys.longest
+    # The state of random numbers, which without dropout is not read.
+    nothing = _state(seen_NHD.device), seen_NHD.new_empty(0)
+    of_query, *others = _backward(
+        ahead_NHD.contiguous(), query_NHD, key_NGD, value_NGD, seen_NHD, total_HN, *places, 0.0,
+        True, *nothing, scale=scale,
+    )  # fmt: skip
+    of_key, of_value = (_gathered(slope, plan) for slope in others)
+    return of_query, of_key, of_value
+
+
+@cache
+def _state(device: torch.device) -> Tensor:
+    return torch.zeros(2, dtype=torch.uint64, device=device)
+
+
 class Varlen(torch.autograd.Function):
     """Attention by spans: queries (N, H, D), keys and values (N, G, D) -> (N, H, D)."""
 
@@ -112,10 +152,7 @@ class Varlen(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float
     ) -> Tensor:
-        read = key, value
-        if plan.keys_K is not None:
-            read = key[plan.keys_K], value[plan.keys_K]
-        seen, total = look(query, *read, plan.queries, plan.keys, scale=scale)
+        seen, total = seen_of(query, key, value, plan, scale)
         ctx.save_for_backward(query, key, value, seen, total)
         ctx.plan, ctx.scale = plan, scale
         return seen
@@ -124,17 +161,8 @@ class Varlen(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, seen, total = ctx.saved_tensors
-        plan: Plan = ctx.plan
-        if plan.keys_K is not None:
-            key, value = key[plan.keys_K], value[plan.keys_K]
-        places = plan.queries.begins, plan.keys.begins, plan.queries.longest, plan.keys.longest
-        # The state of random numbers, which without dropout is not read.
-        nothing = torch.zeros(2, dtype=torch.uint64, device=seen.device), seen.new_empty(0)
-        of_query, *others = _backward(
-            grads[0].contiguous(), query, key, value, seen, total, *places, 0.0, True, *nothing,
-            scale=ctx.scale,
-        )  # fmt: skip
-        return of_query, *(_gathered(slope, plan) for slope in others), None, None
+        told = query, key, value, seen, total, ctx.plan, ctx.scale
+        return *slopes_of(grads[0], *told), None, None
 
 
 def _gathered(slope_KGD: Tensor, plan: Plan) -> Tensor:

@@ -82,9 +82,9 @@ def test_each_is_that_of_float64_to_what_its_bits_tell(
             [drawn(37, 70, scale=4.0), drawn(37, 70, seed=1)],
         ),
         "rotation": (
-            lambda x: layers._Rotate.apply(x, *turns, home),
-            lambda x: turned(x, *(t.double() for t in turns)),
-            [drawn(2, 37, 3, 16)],
+            lambda q, k: torch.cat(layers._Rotate.apply(q, k, *turns, home), 2),
+            lambda q, k: turned(torch.cat([q, k], 2), *(t.double() for t in turns)),
+            [drawn(2, 37, 3, 16), drawn(2, 37, 1, 16, seed=1)],
         ),
     }[name]
     before = torch.get_num_threads()
