@@ -123,6 +123,12 @@ class Layout:
         grids = (self.row_BT, self.column_BT, self.target_BT)
         return torch.stack([place_N, *(grid_BT.reshape(-1)[place_N] for grid_BT in grids)])
 
+    def spread(self, found_N: Tensor) -> Tensor:
+        """What each scored token has, one sequence behind the other, as (B, T) with zeros where
+        there is none."""
+        empty_BT = found_N.new_zeros(self.mask_BT.shape)
+        return empty_BT.view(-1).index_copy(0, self.picked_4N[0], found_N).view_as(empty_BT)
+
     @cached_property
     def table(self) -> Tensor:
         """The `spans` of its rows, with filling up to a multiple of `CELLS`; on the CPU, wherever

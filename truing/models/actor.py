@@ -115,9 +115,9 @@ class ActorCritic(nn.Module):
             return self.critic(layout)
         assert isinstance(self.critic, nn.Linear)
         assert states is not None
-        hidden_BTH = states.at(layout.row_BT, layout.column_BT)
-        value_BT = self.critic(hidden_BTH.to(self.critic.weight.dtype)).squeeze(-1).float()
-        return value_BT.masked_fill(~layout.mask_BT, 0.0)
+        hidden_NH = states.at(*layout.picked_4N[1:3])
+        value_N = self.critic(hidden_NH.to(self.critic.weight.dtype)).squeeze(-1).float()
+        return layout.spread(value_N)
 
 
 def shared_head(policy: Policy) -> nn.Linear:

@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from truing.data.layout import Kept
 from truing.models.layers import home_of, untouched
 from truing.models.products import linears
-from truing.models.whole import through
+from truing.models.whole import kernels, through
 
 
 class States(NamedTuple):
@@ -78,11 +78,11 @@ def _spanning(kind: type[nn.Module]) -> type[nn.Module]:
 
 @cache
 def _wholly(kind: type[nn.Module]) -> type[nn.Module]:
-    """The layer of the same name that goes as one function where it can."""
+    """The layer of the same name that goes as one function where it is told to and can."""
     original = kind.forward
 
-    def forward(self: Any, hidden_states: Tensor, **named: Any) -> Any:
-        made = through(self, hidden_states, named)
+    def forward(self: Any, hidden_states: Tensor, whole: bool = False, **named: Any) -> Any:
+        made = through(self, hidden_states, named) if whole else None
         return original(self, hidden_states, **named) if made is None else made
 
     more = {"forward": forward, "__module__": kind.__module__, "fused": True}
@@ -120,3 +120,34 @@ def span(core: Any) -> None:
                 layer.__class__ = _wholly(type(layer))
                 if layer is layers[-1]:
                     layer.__class__ = _narrowing(type(layer))
+
+
+def goes_whole(core: Any, position_ids: Tensor, attention_mask: Tensor) -> bool:
+    """Whether the layers of a network of the family may go as one function: where the first was
+    seen to give so what its modules give, each way, of random states at such positions, told apart
+    by such a table of spans."""
+    layers = getattr(core.base_model, "layers", ())
+    if not layers or not hasattr(type(layers[0]), "fused"):
+        return False
+    like, draw = core.base_model.embed_tokens.weight, torch.Generator().manual_seed(0)
+    if kernels(like) is None:
+        return False
+    drawn = torch.randn(*position_ids.shape, like.shape[1], generator=draw)
+    with torch.inference_mode(False), torch.enable_grad():
+        x_1NH = drawn.to(like.device, like.dtype).requires_grad_()
+        turn = core.base_model.rotary_emb(x_1NH, position_ids)
+        named = {"attention_mask": attention_mask, "position_embeddings": turn}
+        learning = [x_1NH, *(p for p in layers[0].parameters() if p.requires_grad)]
+        found: list[list[Tensor]] = []
+        for whole in (True, False):
+            try:
+                made = layers[0].forward(x_1NH, whole=whole, **named)
+                slopes = torch.autograd.grad(made.float().square().mean(), learning)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever a compiler of kernels may raise
+                return False
+            found.append([made, torch.cat([slope.float().reshape(-1) for slope in slopes])])
+    # 16 bits round their sums in another order.
+    pairs = zip(*found, strict=True)
+    return all(bool((one - other).norm() <= 5e-2 * other.norm()) for one, other in pairs)

@@ -116,8 +116,8 @@ class ValueModel(RewardModel):
     """Values (B, T): what is still to come, foreseen where each scored token is decided."""
 
     def forward(self, layout: Layout) -> Tensor:
-        value_BT = self.read(self.states(layout).at(layout.row_BT, layout.column_BT))
-        return value_BT.masked_fill(~layout.mask_BT, 0.0)
+        row_N, column_N = layout.picked_4N[1:3]
+        return layout.spread(self.read(self.states(layout).at(row_N, column_N)))
 
 
 def sequence_scores(model: RewardModel, rows: Sequence[Tokens], batch_size: int = 32) -> Tensor:

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from truing.data.layout import CELLS, SHARERS, Kept, Layout, Tokens, flat, packed, padded, shared
 from truing.models import precision
 from truing.models.attention import attend
-from truing.models.family import States, span
+from truing.models.family import States, goes_whole, span
 from truing.models.head import Scaling, figures
 from truing.models.layers import fuse
 from truing.models.loading import (
@@ -38,8 +38,8 @@ from truing.models.products import adopt
 # kept, for each shape that occurs: where shapes repeat, that costs time and memory but once.
 COLUMNS, SCORED = 16, 128
 # How several responses may lie in one row: told apart by spans, a mask, or restarting positions.
-# `family` leaves cells out where it reads by spans.
-How = Literal["spans", "tails", "mask", "restarts"]
+# Where it reads by spans, `family` leaves cells out, and lets layers go as a whole.
+How = Literal["spans", "tails", "whole", "mask", "restarts"]
 
 logging.disable_progress_bar()
 ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
@@ -89,18 +89,19 @@ class Model(nn.Module):
         filling on the right needs neither, for causal attention never looks there, and in packed
         rows transformers keeps sequences apart by their restarting positions.
         """
-        kept = None
+        kept, whole = None, False
         one_row = layout.by_spans and self.reads_spans
         if one_row and self._tried("tails"):
             kept = layout.ends if ends else layout.tails
+            whole = self._tried("whole")
         # With flash attention it looks for restarts in a batch of one row only.
         one_row |= layout.kind == "packed" and "flash" in self._attention
         with precision.mixed(self.device):
-            return self._read(layout, one_row, kept)
+            return self._read(layout, one_row, kept, **({"whole": True} if whole else {}))
 
-    def _read(self, layout: Layout, one_row: bool, kept: Kept | None) -> States:
+    def _read(self, layout: Layout, one_row: bool, kept: Kept | None, **told: bool) -> States:
         inputs = self._in_one_row(layout, kept) if one_row else self._widened(layout)
-        hidden = self.core.base_model(**inputs, use_cache=False).last_hidden_state
+        hidden = self.core.base_model(**inputs, **told, use_cache=False).last_hidden_state
         columns = layout.ids_RC.shape[1] if one_row else hidden.shape[1]
         return States(hidden.flatten(0, 1), columns, kept)
 
@@ -192,7 +193,7 @@ class Model(nn.Module):
         return self.tried(how, lambda: self._may_read(how) and self._reads(how))
 
     def _may_read(self, how: How) -> bool:
-        if how == "tails":
+        if how in ("tails", "whole"):
             return self.reads_spans
         ways = {"spans": ("sdpa",), "mask": ("eager", "sdpa"), "restarts": (self._attention,)}
         known = self._attention in ways[how] and not (self._windows and how != "restarts")
@@ -205,6 +206,9 @@ class Model(nn.Module):
         ids = tuple(i % vocabulary for i in range(1, 7))
         rows = [Tokens(ids[:3], ids[3:5]), Tokens(ids[:3], ids[5:])]
         together = packed(rows, capacity=10) if how == "restarts" else shared(rows)
+        if how == "whole":
+            inputs = self._in_one_row(together.to(self.device))
+            return goes_whole(self.core, inputs["position_ids"], inputs["attention_mask"])
         alone, found = padded(rows), list[Tensor]()
         half = self.network.dtype in precision.HALF
         # A GPU reads spans in 16 bits alone, as it will be asked to.
@@ -253,7 +257,7 @@ class Policy(Model):
     ) -> tuple[Tensor, ...]:
         """Of each scored token (B, T) its log-prob at ``temperature`` and, with ``spread``, the
         entropy of its distribution; zero where the mask is."""
-        place_N, number = layout.picked_4N[0], layout.scored
+        number = layout.scored
         # With zeros behind them up to a multiple of `SCORED`, once at least.
         more = -number % SCORED if number else SCORED
         row_N, column_N, target_N = nn.functional.pad(layout.picked_4N[1:], (0, more))
@@ -265,11 +269,7 @@ class Policy(Model):
                 Scaling.of(self.core.config.get_text_config(), temperature),
                 spread=spread,
             )
-        empty_BT = found[0].new_zeros(layout.mask_BT.shape)
-        return tuple(
-            empty_BT.view(-1).index_copy(0, place_N, found_N[:number]).view_as(empty_BT)
-            for found_N in found
-        )
+        return tuple(layout.spread(found_N[:number]) for found_N in found)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, float32 at least, with the scalings some families apply."""

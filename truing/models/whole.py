@@ -164,23 +164,34 @@ def norms_of(layer: Any) -> list[Any]:
     return [layer.input_layernorm, layer.post_attention_layernorm, *more]
 
 
+def kernels(like: Tensor) -> Any:
+    """What computes with such tensors on a GPU, if anything does."""
+    return gpu.kernels(KERNELS, like)
+
+
+def served(layer: Any, x_1NH: Tensor, named: dict[str, Any]) -> bool:
+    """Whether what a layer is given is what its function takes: half-precision numbers on a GPU, in
+    one row by a table of spans, and nothing remembered."""
+    table = named.get("attention_mask")
+    if table is None or table.dtype != torch.long or named.get("past_key_values") is not None:
+        return False
+    fits = varlen.fits(x_1NH.device, x_1NH.dtype, layer.self_attn.head_dim)
+    return fits and not torch.is_autocast_enabled(x_1NH.device.type)
+
+
 def through(layer: Any, x_1NH: Tensor, named: dict[str, Any]) -> Tensor | None:
     """What a layer makes of x (1, N, H), or None where it must go module by module; ``named`` as
-    transformers gives it to layers, with a table of spans for a mask."""
-    attention, table = layer.self_attn, named.get("attention_mask")
-    if table is None or table.dtype != torch.long or named.get("past_key_values") is not None:
-        return None
-    ways = gpu.kernels(KERNELS, x_1NH)
-    if ways is None or torch.is_autocast_enabled(x_1NH.device.type):
-        return None
-    if not varlen.fits(x_1NH.device, x_1NH.dtype, attention.head_dim):
+    transformers gives it to layers."""
+    ways = kernels(x_1NH)
+    if ways is None or not served(layer, x_1NH, named):
         return None
     weights, (cosine, sine) = weights_of(layer), named["position_embeddings"]
     read: Sequence[Tensor | None] = [*(weights or ()), cosine, sine]
     if weights is None or any(each is not None and each.dtype != x_1NH.dtype for each in read):
         return None
+    attention = layer.self_attn
     epsilons = tuple(norm.variance_epsilon for norm in norms_of(layer))
-    plan = varlen.plan_of(table, x_1NH.device)
+    plan = varlen.plan_of(named["attention_mask"], x_1NH.device)
     facts = Facts(ways, plan, attention.head_dim, attention.scaling, epsilons)
     x_NH, turn = x_1NH.squeeze(0).contiguous(), (cosine.contiguous(), sine.contiguous())
     made: Any = _Whole.apply(x_NH, *turn, facts, *weights)

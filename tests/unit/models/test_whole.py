@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests import flash
 from tests.conftest import tiny_folder
 from tests.invariance import Norm, double, exact
-from truing.data.layout import Tokens, flat, padded
+from truing.data.layout import CELLS, Tokens, flat, padded
 from truing.models import gpu, layers_gpu, varlen, whole
 from truing.models.checkpoint import add_lora
 from truing.models.loading import Loading
@@ -79,11 +79,15 @@ EXACT = SimpleNamespace(
 )
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[int]]:
-    """Lets layers go as one function by the kernels given; the cells of each that did."""
+Taken = Callable[..., list[int]]
 
-    def let(ways: Any) -> list[int]:
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    """Lets a policy's layers go as one function by the kernels given, which it tries out: whether
+    it found them good is as ``agree`` says. Then, the cells of each layer that did."""
+
+    def let(policy: Policy, ways: Any = EXACT, *, agree: bool = True) -> list[int]:
         cells, apply = list[int](), whole._Whole.apply
         monkeypatch.setattr(varlen, "_forward", flash.forward)
         monkeypatch.setattr(varlen, "_backward", flash.backward)
@@ -92,6 +96,10 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[int]]:
         monkeypatch.setattr(
             whole._Whole, "apply", lambda x, *more: (cells.append(len(x)), apply(x, *more))[1]
         )
+        policy._trials.pop(("whole", policy.device), None)
+        assert policy._tried("whole") == agree
+        assert cells == [CELLS]
+        cells.clear()
         return cells
 
     return let
@@ -131,7 +139,7 @@ def together(found: list[Tensor]) -> list[Tensor]:
 def test_figures_and_gradients_are_those_of_its_modules(
     kind: str,
     tmp_path: Path,
-    taken: Callable[[Any], list[int]],
+    taken: Taken,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     policy = made(tmp_path / "m", kind, "float64")
@@ -143,7 +151,7 @@ def test_figures_and_gradients_are_those_of_its_modules(
     )
     with double():
         wanted = learnt(policy)
-        cells = taken(EXACT)
+        cells = taken(policy)
         found = learnt(policy)
     # All but the last, which leaves cells out.
     assert len(cells) == policy.core.config.num_hidden_layers - 1 > 0
@@ -152,13 +160,11 @@ def test_figures_and_gradients_are_those_of_its_modules(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_by_the_kernels_of_a_gpu(
-    dtype: str, tmp_path: Path, taken: Callable[[Any], list[int]]
-) -> None:
+def test_by_the_kernels_of_a_gpu(dtype: str, tmp_path: Path, taken: Taken) -> None:
     """As near to float64 as module by module."""
     policies = {kind: made(tmp_path / kind, "qwen3", kind) for kind in ("float64", dtype)}
     truth, stock = (together(learnt(policy)) for policy in policies.values())
-    cells = taken(layers_gpu)
+    cells = taken(policies[dtype], layers_gpu)
     found = together(learnt(policies[dtype]))
     assert cells
     # Triton's interpreter cuts off the bits that do not fit, where a GPU rounds.
@@ -168,13 +174,13 @@ def test_by_the_kernels_of_a_gpu(
 
 @pytest.mark.parametrize("again", [False, True])
 def test_what_is_frozen_learns_nothing_and_checkpoints_change_nothing(
-    again: bool, tmp_path: Path, taken: Callable[[Any], list[int]]
+    again: bool, tmp_path: Path, taken: Taken
 ) -> None:
     policy = made(tmp_path / "m", "llama, biases", "float32").train()
     for name, parameter in policy.named_parameters():
         parameter.requires_grad = "up_proj" in name or "q_proj.bias" in name
     wanted = learnt(policy)
-    cells = taken(EXACT)
+    cells = taken(policy)
     if again:
         policy.core.activation_checkpointing_enable()
     found = learnt(policy)
@@ -202,27 +208,54 @@ def of_other_bits(policy: Policy) -> None:
 
 @pytest.mark.parametrize("change", [hooked, replaced, adapted, of_other_bits])
 def test_a_changed_layer_goes_module_by_module(
-    change: Callable[[Policy], None], tmp_path: Path, taken: Callable[[Any], list[int]]
+    change: Callable[[Policy], None], tmp_path: Path, taken: Taken
 ) -> None:
     policy = made(tmp_path / "m", "llama", "float32")
-    assert policy.reads_spans
+    cells = taken(policy)
     change(policy)
-    cells = taken(EXACT)
     learnt(policy)
     # Adapters lie on every layer, the other changes on the first.
     first = 0 if change is adapted else policy.core.config.num_hidden_layers - 2
     assert len(cells) == first
 
 
-def test_neither_texts_in_rows_nor_autocast_go_this_way(
-    tmp_path: Path, taken: Callable[[Any], list[int]]
-) -> None:
+def test_neither_texts_in_rows_nor_autocast_go_this_way(tmp_path: Path, taken: Taken) -> None:
     policy = made(tmp_path / "m", "llama", "float32")
-    cells = taken(EXACT)
-    logp(policy, flat(ROWS))
-    assert cells
-    cells.clear()
+    cells = taken(policy)
     logp(policy, padded(ROWS))
     with torch.autocast("cpu", torch.bfloat16):
         logp(policy, flat(ROWS))
     assert not cells
+    logp(policy, flat(ROWS))
+    assert cells
+
+
+def off(ahead: Tensor, *more: Any, **named: Any) -> tuple[Tensor, ...]:
+    """A gradient that a tenth is wrong with."""
+    return (gate_back(ahead, *more, **named)[0] * 0.9, *gate_back(ahead, *more, **named)[1:])
+
+
+def failing(*_: Any, **__: Any) -> tuple[Tensor, ...]:
+    raise NotImplementedError("as a kernel's compiler may")
+
+
+@pytest.mark.parametrize("wrong", [off, failing])
+def test_kernels_that_are_wrong_or_fail_are_not_used(
+    wrong: Any, tmp_path: Path, taken: Taken
+) -> None:
+    policy = made(tmp_path / "m", "llama", "float32")
+    wanted = learnt(policy)
+    cells = taken(policy, SimpleNamespace(**{**vars(EXACT), "gate_back": wrong}), agree=False)
+    found = learnt(policy)
+    assert not cells
+    assert max(differences(found, wanted)) == 0
+
+
+def test_a_gpu_without_memory_is_told(tmp_path: Path, taken: Taken) -> None:
+    policy = made(tmp_path / "m", "llama", "float32")
+
+    def full(*_: Any, **__: Any) -> tuple[Tensor, ...]:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        taken(policy, SimpleNamespace(**{**vars(EXACT), "norm": full}))
