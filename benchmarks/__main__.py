@@ -5,7 +5,8 @@ python -m benchmarks all              the default set, into docs/performance.md
 python -m benchmarks page             that page again, from the records alone
 python -m benchmarks products         float32 products by torch and by our own C, side by side
 python -m benchmarks scaling          what a step costs against batch, length, K and pairs
-python -m benchmarks where            where a step's time goes, into docs/performance/where.json
+python -m benchmarks where            where a step's time goes, into docs/performance/where.json;
+                                      with --gpu by kernels, into where-gpu-SHAPE.json
 python -m benchmarks roles            what PPO's four roles take, into docs/performance/roles.json
 
 With --gpu the comparisons are those of one GPU, in bfloat16.
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import page, products, roles, scaling, where
+from benchmarks import page, products, roles, scaling, where, where_gpu
 from benchmarks.goals import DEFAULT, GPU_DEFAULT, Key
 from benchmarks.runner import compare
 from benchmarks.side import Died
@@ -53,7 +54,7 @@ def every(keys: Sequence[Key], **more: Any) -> bool:
         place = page.file_of(key)
         if "failed" not in record or not place.exists():  # what was measured stays
             place.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        page.PAGE.write_text(page.render(page.saved(), page.spent()), encoding="utf-8")
+        page.write()
     return whole
 
 
@@ -80,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shape = given.shape or ("0.5b" if given.gpu else "small")
     precision = given.precision or ("bf16" if given.gpu else "fp32")
     if first == "page":
-        page.PAGE.write_text(page.render(page.saved(), page.spent()), encoding="utf-8")
+        page.write()
         return 0
     if first == "products":
         return products.main(given.threads)
     if first == "scaling":
         return scaling.main()
     if first == "where":
-        return where.main(shape, given.threads)
+        return (where_gpu if given.gpu else where).main(shape, given.threads)
     if first == "roles":
         return roles.main(shape)
     more = {"pairs": given.pairs, "threads": given.threads, "cpu": not given.gpu}

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import work
 from benchmarks.side import Gate, begun
 from truing.data.layout import Tokens
@@ -153,10 +155,23 @@ def gated(kind: type[Any], gate: Gate, spec: dict[str, Any]) -> None:
             if ppo:
                 length = step.metrics["completions/mean_length"]
                 work.seen["tokens"] += round(length * work.sized(spec).batch)
-            gate.step()
+            named = {n[5:]: v for n, v in step.metrics.items() if n.startswith("time/")}
+            gate.step(**({"phases": named} if named else {}))
             yield step
 
     kind.steps = steps
+
+
+def awaited() -> None:
+    """Learning ends when a GPU has done it, not when it was told to."""
+    original = online.Online._passes
+
+    def passes(self: Any, lessons: Any) -> dict[str, float]:
+        found = original(self, lessons)
+        torch.cuda.synchronize()
+        return found
+
+    online.Online._passes = passes
 
 
 def scored(row: Any) -> Sequence[Tokens]:
@@ -209,6 +224,8 @@ def main() -> None:
     for kind in (Training, online.Online):
         gated(kind, gate, spec)
     timed_reference(gate)
+    if not spec["cpu"]:
+        awaited()
     run, config = STAGES[spec["workload"]]
     run(config(**{**common(spec), **MORE.get(spec["workload"], {})}))
 

@@ -103,9 +103,18 @@ A step has more rows than on a CPU: {rows}; of PPO half of that.
 Memory is that of the GPU. In 16 bits greedy responses part where two words are nearly as likely, so
 fewer are equal. What is not in the table was not measured.
 Asked for are twice TRL's speed in DPO, GRPO and PPO, and an MFU of {share:.0%} in training. Below
-that: {low}. Sampling, which is a part of GRPO
-and PPO, waits for weights; why others are below was not looked into on a card.
+that: {low}.
+Sampling, which is a part of GRPO and PPO, waits for weights; where a third MFU stands, it is that
+of their learning alone. {known}
 """
+UNKNOWN = "Why others are below was not looked into on a card."
+KNOWN = "[Where the time goes on a GPU](#where-the-time-goes-on-a-gpu) has what the shares lack."
+SPENT_ON_GPU = """Kernels of a step of Truing's by what they compute, from one under torch's
+profiler, as shares of the time of others without it (`python -m benchmarks where --gpu`). In the
+rest no kernel ran: the GPU waited for the host. Of what samples, the shares of its phases too:
+sampling, scoring, reading by reference and critic, learning.
+"""
+PHASES = ("generate", "score", "forward", "learn")
 # The share of a GPU's peak that training is asked for.
 SHARE = 0.4
 
@@ -124,12 +133,24 @@ def spent() -> Record | None:
     return json.loads(WHERE.read_text(encoding="utf-8")) if WHERE.exists() else None
 
 
+def where_on_gpu(shape: str) -> Path:
+    return RECORDS / f"where-gpu-{shape}.json"
+
+
+def spent_on_gpu() -> list[Record]:
+    """The same on a GPU, as `benchmarks.where_gpu` measured it, by shapes."""
+    files = map(where_on_gpu, SHAPES)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+
+
 def file_of(key: Key) -> Path:
     return RECORDS / f"{'-'.join(key)}.json"
 
 
-def render(records: Sequence[Record], where: Record | None = None) -> str:
-    """The page, of comparisons and, if that was measured, of `spent`."""
+def render(
+    records: Sequence[Record], where: Record | None = None, where_gpu: Sequence[Record] = ()
+) -> str:
+    """The page, of comparisons and, if that was measured, of `spent` and `spent_on_gpu`."""
     on_cpu = [r for r in records if r["device"] == "cpu"]
     on_gpu = [r for r in records if r["device"] == "gpu"]
     named = {
@@ -141,10 +162,17 @@ def render(records: Sequence[Record], where: Record | None = None) -> str:
         ON_GPU: on_gpu,
     }
     parts = [HEAD, conclusion(on_cpu, on_gpu)]
-    parts += ["\n".join(section(title, rows)) for title, rows in named.items() if rows]
+    known = KNOWN if where_gpu else UNKNOWN
+    parts += ["\n".join(section(title, rows, known)) for title, rows in named.items() if rows]
     parts += [] if on_gpu else [GPU]
     parts += ["\n".join(shares(where))] if where else []
+    parts += ["\n".join(shares_on_gpu(where_gpu))] if where_gpu else []
     return "\n".join([*parts, "\n".join(made(records))])
+
+
+def write() -> None:
+    """The page of all records that there are."""
+    PAGE.write_text(render(saved(), spent(), spent_on_gpu()), encoding="utf-8")
 
 
 def differ(tokens: Sequence[int]) -> bool:
@@ -196,12 +224,14 @@ def missed(records: Sequence[Record]) -> Iterator[str]:
                 )
 
 
-def section(title: str, records: Sequence[Record]) -> Iterator[str]:
-    """Two tables: ratios beside what is asked of them, and what they come from."""
+def section(title: str, records: Sequence[Record], known: str) -> Iterator[str]:
+    """Two tables: ratios beside what is asked of them, and what they come from; ``known``: whether
+    it was seen where the time goes on a GPU, in words."""
     yield from (f"## {title}", "")
     if title == ON_GPU:
         many = ", ".join(f"{n} times for {s}" for s, n in GPU_ROWS.items())
-        yield GPU_READ.format(rows=many, share=SHARE, low=", ".join(idle(records)) or "none")
+        low = ", ".join(idle(records)) or "none"
+        yield GPU_READ.format(rows=many, share=SHARE, low=low, known=known)
     yield "| | x tuned | floor / goal | x plain | floor / goal | memory | floor / goal |"
     yield "|---|---|---|---|---|---|---|"
     done = [r for r in records if "failed" not in r]
@@ -245,7 +275,7 @@ def idle(records: Sequence[Record]) -> Iterator[str]:
     for record in records:
         if "failed" in record or not trains(record, record["precision"]):
             continue
-        if (share := record["mfu"]["truing"]) < SHARE:
+        if (share := record["mfu"].get("learning", record["mfu"]["truing"])) < SHARE:
             yield f"{label(record)} ({share:.0%})"
 
 
@@ -260,6 +290,24 @@ def shares(where: Record) -> Iterator[str]:
         cells = [f"{100 * part:.0f} %" for part in (*parts, 1 - sum(parts))]
         yield f"| {name} | {step['seconds']:.2f} | {' | '.join(cells)} |"
     yield ""
+
+
+def shares_on_gpu(records: Sequence[Record]) -> Iterator[str]:
+    """Where the time of steps on a GPU goes."""
+    kinds = [*next(iter(records[0]["steps"].values()))["shares"]]
+    yield from ("## Where the time goes on a GPU", "", SPENT_ON_GPU)
+    for record in records:
+        told = (record[name] for name in ("shape", "date", "machine", "commit"))
+        yield from ("Shape {}, {}, {}, commit {}:".format(*told), "")
+        yield f"| | seconds | {' | '.join(kinds)} | no kernel | phases |"
+        yield "|---" * (len(kinds) + 4) + "|"
+        for name, step in record["steps"].items():
+            parts = [step["shares"][kind] for kind in kinds]
+            cells = [f"{100 * part:.0f} %" for part in (*parts, max(0.0, 1 - sum(parts)))]
+            phases = [f"{100 * step['phases'][n]:.0f} %" for n in PHASES if n in step["phases"]]
+            cells += [", ".join(phases)]
+            yield f"| {name} | {step['seconds']:.3f} | {' | '.join(cells)} |"
+        yield ""
 
 
 def ratio(found: Mapping[str, float] | None, told: str | None) -> str:

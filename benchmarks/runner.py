@@ -203,6 +203,11 @@ class Comparison:
         prompts = self.read(number) * self.workload.group if self.workload.online else 0
         return self.tokens(number, answer) + prompts
 
+    def learning(self, number: int, answer: dict[str, Any]) -> float:
+        """Passes over tokens a second, of the part of a round in which the product learns."""
+        passed = self.workload.learnt * self.passed(number, answer)
+        return passed / answer["phases"]["learn"]
+
     def record(
         self, first: dict[str, dict[str, Any]], rounds: list[dict[str, dict[str, Any]]]
     ) -> dict[str, Any]:
@@ -224,6 +229,12 @@ class Comparison:
             )
             for name in self.named
         }
+        if self.workload.learnt:
+            # Of the product, where learning is timed apart.
+            mfu["learning"] = median(
+                self.learning(i, r["truing"]) * 2 * self.size.parameters / most
+                for i, r in enumerate(rounds)
+            )
         sampling = self.name.startswith("sampling")
         loss, gradient = (None, None) if sampling else self.differences(first)
         more = {"equal_tokens": equal_tokens(rounds)} if sampling else {}

@@ -103,19 +103,29 @@ def inside(spec: dict[str, Any]) -> None:
     ours.main()
 
 
-def measured(name: str, shape: str, threads: int) -> dict[str, Any]:
-    """Seconds of a step, and the shares of it."""
+def taken(
+    module: str, name: str, shape: str, threads: int, steps: int, **more: Any
+) -> dict[str, Any]:
+    """What a process of ``module`` tells of so many steps of a workload."""
     with tempfile.TemporaryDirectory(prefix="truing-where-") as folder:
-        spec = {"workload": name, "shape": shape, "folder": folder, "precision": "fp32"}
-        spec |= {"name": "truing", "threads": threads, "cpu": True, "steps": WARM + TOLD}
-        work.prepare(Path(folder), work.SHAPES[shape], work.sized(spec), WARM + TOLD)
-        command = [sys.executable, "-m", "benchmarks.where", json.dumps(spec)]
+        spec = {"workload": name, "shape": shape, "folder": folder, "name": "truing"}
+        spec |= {"threads": threads, "precision": "fp32", "cpu": True, "steps": steps, **more}
+        kind = {"cpu": spec["cpu"], "half": spec["precision"] == "bf16"}
+        work.prepare(Path(folder), work.SHAPES[shape], work.sized(spec), steps, **kind)
         told = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         told |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, "-m", module, json.dumps(spec)]
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env={**os.environ, **told}
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, **told}
         )
-    found = json.loads(done.stdout.splitlines()[-1])
+    if done.returncode:
+        raise SystemExit(f"{name} ended with {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured(name: str, shape: str, threads: int) -> dict[str, Any]:
+    """Seconds of a step, and the shares of it."""
+    found = taken("benchmarks.where", name, shape, threads, WARM + TOLD)
     shares = {
         kind: found["spent"].get(kind, 0) / found["whole"] for kind in (*KINDS.values(), ADAMW)
     }

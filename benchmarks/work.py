@@ -67,13 +67,15 @@ SHAPES = {
 class Workload(NamedTuple):
     """``batch``: rows of an optimiser step as TRL counts them (pairs, for comparisons); of sampling
     the prompts of a call. ``passes``: what a useful token costs in units of two operations for each
-    parameter: a forward pass 1, forward and backward 3, one token sampled 1. ``group``: responses
-    to a prompt. ``scorer``: whether a reward model is read. ``steps`` of a timed segment: the first
-    one behind another side's is slow, and training takes many."""
+    parameter: a forward pass 1, forward and backward 3, one token sampled 1; ``learnt``: those of
+    them by which what was sampled is learnt from. ``group``: responses to a prompt. ``scorer``:
+    whether a reward model is read. ``steps`` of a timed segment: the first one behind another
+    side's is slow, and training takes many."""
 
     kind: str
     batch: int
     passes: float
+    learnt: float = 0
     group: int = 1
     scorer: bool = False
     steps: int = 1
@@ -94,10 +96,12 @@ WORKLOADS = {
     "reward": Workload("comparisons", 4, 3, scorer=True, steps=3),
     "dpo": Workload("comparisons", 4, 3 + 1, steps=3),  # and a pass of the reference
     "kto": Workload("labels", 8, 3 + 1 + 2, steps=3),  # and both models read mismatched answers
-    "grpo": Workload("prompts", 16, 1 + 1 + 3, group=8),  # sampled, reference, learnt
-    "rloo": Workload("prompts", 16, 1 + 1 + 3, group=8),
+    "grpo": Workload("prompts", 16, 1 + 1 + 3, 3, group=8),  # sampled, reference, learnt
+    "rloo": Workload("prompts", 16, 1 + 1 + 3, 3, group=8),
     # Sampled; reference, value and reward; policy and critic learn.
-    "ppo": Workload("prompts", 16, 1 + 3 + PPO_EPOCHS * (3 + 3), scorer=True),
+    "ppo": Workload(
+        *("prompts", 16, 1 + 3 + PPO_EPOCHS * (3 + 3), PPO_EPOCHS * (3 + 3)), scorer=True
+    ),
     "sampling-8": Workload("prompts", 8, 1),
     "sampling-32": Workload("prompts", 32, 1),
     "sampling-128": Workload("prompts", 128, 1),

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from benchmarks import feedback, goals, page, roles, runner, scaling, where, work
+from benchmarks import feedback, goals, page, roles, runner, scaling, where, where_gpu, work
 from benchmarks.__main__ import main
 from benchmarks.runner import SIDES, Comparison, equal_tokens, gradient_difference, spread
 from benchmarks.side import Died, Side
@@ -228,6 +228,46 @@ def test_the_page_tells_where_the_time_goes() -> None:
     assert "| | seconds | products | attention | the rest |" in text
     assert "| dpo | 1.25 | 50 % | 12 % | 38 % |" in text
     assert "Where the time goes" not in page.render([record()])
+
+
+def test_kernels_of_a_gpu_by_what_they_compute() -> None:
+    named = {
+        "nvjet_sm90_tst_128x256": "products",
+        "void cublasLt::splitKreduce_kernel<32>": "products",
+        "void pytorch_flash::flash_bwd_kernel<Traits<128, cutlass::bfloat16_t>>": "attention",
+        "_attend": "attention",
+        "_norm_back": "norms, gates, rotations",
+        "_gate": "norms, gates, rotations",
+        "_read": "log-probs",
+        "void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>": where_gpu.ADAMW,
+        "void at::native::vectorized_elementwise_kernel<8>": "other kernels",
+    }
+    events = [{"cat": "kernel", "name": name, "dur": 2e6} for name in named]
+    events += [{"cat": "gpu_memcpy", "name": "Memcpy HtoD", "dur": 1e6}]
+    # Neither what the host does nor a note around kernels keeps the GPU busy.
+    events += [{"cat": "cpu_op", "name": "aten::mm", "dur": 9e6}, {"name": "no category"}]
+    found = where_gpu.spent(events)
+    for kind in where_gpu.KINDS:
+        more = kind == "other kernels"
+        assert found[kind] == 2 * list(named.values()).count(kind) + more
+    assert sum(found.values()) == 2 * len(named) + 1
+
+
+def test_the_page_tells_where_the_time_goes_on_a_gpu() -> None:
+    phases = {"generate": 0.5, "learn": 0.25}
+    step = {"seconds": 0.5, "shares": {"products": 0.5, "attention": 0.25}, "phases": phases}
+    told = {"date": "d", "commit": "c", "machine": "m", "shape": "1.5b", "steps": {"grpo": step}}
+    low = record("grpo", device="gpu", shape="1.5b", mfu={"truing": 0.1, "plain": 0.1})
+    text = page.render([low], None, [told])
+    assert "| | seconds | products | attention | no kernel | phases |" in text
+    assert "| grpo | 0.500 | 50 % | 25 % | 25 % | 50 %, 25 % |" in text
+    assert "that: grpo, 1.5b (10%)." in text
+    assert "was not looked into" not in text
+    assert "was not looked into" in page.render([low])
+    # Where learning is timed apart, it is what is asked.
+    high = {**low, "mfu": {**low["mfu"], "learning": 0.45}}
+    assert "that: none." in page.render([high])
+    assert "| 10, 10, 45 |" in page.render([high])
 
 
 def test_the_exponent_of_a_cost() -> None:
