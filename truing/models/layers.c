@@ -72,13 +72,16 @@ void gate(number *out, const number *gate, const number *up, int64_t count, int6
     }
 }
 
-void gate_back(number *of_gate, number *of_up, const number *ahead, const number *gate, const number *up,
-               int64_t count, int64_t threads) {
+/* And, unless it is none, the output ``again``. */
+void gate_back(number *of_gate, number *of_up, number *again, const number *ahead,
+               const number *gate, const number *up, int64_t count, int64_t threads) {
     #pragma omp parallel for simd num_threads(threads) if (parallel : threads > 1)
     for (int64_t i = 0; i < count; i++) {
         const float x = wide(gate[i]), open = sigmoid(x), slope = wide(ahead[i]);
         of_up[i] = narrow(slope * x * open);
         of_gate[i] = narrow(slope * wide(up[i]) * open * (1.0f + x * (1.0f - open)));
+        if (again)
+            again[i] = narrow(wide(narrow(x * open)) * wide(up[i]));
     }
 }
 

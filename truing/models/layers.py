@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from truing.models import gpu, layers_c
-from truing.models.products import linears
+from truing.models.products import digits_here, is_plain, linears, multiply, product
 
 # Models by transformers' names for them: their norms, gates and rotations are alike.
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
@@ -33,7 +33,9 @@ class Kernels(Protocol):
 
     def gate(self, gate: Tensor, up: Tensor) -> Tensor: ...
 
-    def gate_back(self, ahead: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]: ...
+    def gate_back(
+        self, ahead: Tensor, gate: Tensor, up: Tensor, *, again: bool = False
+    ) -> tuple[Tensor, ...]: ...
 
     def turn(
         self, xs: Sequence[Tensor], cosine: Tensor, sine: Tensor, *, back: bool
@@ -79,6 +81,45 @@ class _Gate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return *ctx.ways.gate_back(grads[0].contiguous(), *ctx.saved_tensors), None
+
+
+class _Opened(torch.autograd.Function):
+    """silu(gate) * up, both (N, I), times a transposed weight (out, I). The first is computed again
+    on the way back: to keep it until then would take as much memory as either of the two."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, digits: int, ways: Kernels
+    ) -> Tensor:
+        gate, up, ctx.digits, ctx.ways = gate.contiguous(), up.contiguous(), digits, ways
+        ctx.save_for_backward(gate, up, weight)
+        return product(ways.gate(gate, up), weight, digits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, weight = ctx.saved_tensors
+        slope, of_opened, of_weight = grads[0].contiguous(), torch.empty_like(gate), None
+        multiply(of_opened, slope, weight.T, ctx.digits)
+        *slopes, opened = ctx.ways.gate_back(of_opened, gate, up, again=True)
+        if ctx.needs_input_grad[2]:
+            of_weight = torch.empty_like(weight)
+            multiply(of_weight, slope.T, opened.T, ctx.digits)
+        return *slopes, of_weight, None, None
+
+
+def _learns(layer: nn.Module, read: Tensor) -> bool:
+    """Whether a layer that reads this is plain, of one format with it, and may learn."""
+    alike = is_plain(layer) and layer.weight.dtype == read.dtype
+    return alike and torch.is_grad_enabled() and not torch.is_autocast_enabled(read.device.type)
+
+
+def _down(gate: Tensor, up: Tensor, layer: Any, ways: Kernels) -> Tensor:
+    """What a plain layer makes of silu(gate) * up, where both learn."""
+    flat = (x.reshape(-1, x.shape[-1]) for x in (gate, up))
+    made: Any = _Opened.apply(*flat, layer.weight, digits_here(), ways)
+    made = made.view(*gate.shape[:-1], -1)
+    return made if layer.bias is None else made + layer.bias
 
 
 class _Rotate(torch.autograd.Function):
@@ -139,9 +180,11 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
 
     def mlp(self: Any, x: Tensor) -> Any:
         gate, up = linears(x, [self.gate_proj, self.up_proj])
-        ways = kernels(gate, up)
+        ways, down = kernels(gate, up), self.down_proj
+        if ways and _learns(down, gate):
+            return _down(gate, up, down, ways)
         opened: Any = _Gate.apply(gate, up, ways) if ways else self.act_fn(gate) * up
-        return self.down_proj(opened)
+        return down(opened)
 
     forward = norm if kind.__name__.endswith("RMSNorm") else mlp
     more = {"forward": forward, "__module__": kind.__module__, "fused": True}

@@ -42,12 +42,15 @@ def gate(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-def gate_back(ahead: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of both inputs of a `gate`."""
-    into = torch.empty_like(gate), torch.empty_like(up)
+def gate_back(
+    ahead: Tensor, gate: Tensor, up: Tensor, *, again: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradients of both inputs of a `gate`; with ``again`` its output as well."""
+    outs = [torch.empty_like(gate) for _ in range(3 if again else 2)]
     sizes = gate.numel(), torch.get_num_threads()
-    call(_library(gate.dtype).gate_back, *into, ahead, gate, up, *sizes)
-    return into
+    told = *outs[:2], outs[2] if again else 0, ahead, gate, up
+    call(_library(gate.dtype).gate_back, *told, *sizes)
+    return tuple(outs)
 
 
 def turn(xs: Sequence[Tensor], cosine: Tensor, sine: Tensor, *, back: bool) -> list[Tensor]:

@@ -197,7 +197,7 @@ def changed(module: nn.Module) -> bool:
     return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
 
 
-def is_plain(module: object) -> bool:
+def is_plain(module: object) -> TypeGuard[nn.Linear]:
     """Whether a module is a linear layer of ours and nothing more."""
     return type(module) is Linear and not changed(module)
 
