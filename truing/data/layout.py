@@ -66,6 +66,12 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def sent_into(place: Tensor, tensor: Tensor) -> None:
+    """The same into a tensor that is there."""
+    to_gpu = tensor.device.type == "cpu" and place.device.type == "cuda"
+    place.copy_(tensor.pin_memory() if to_gpu else tensor, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Token sequences placed into the rows of a model's input (R rows, C columns).

@@ -7,6 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from truing.data.layout import sent
 from truing.generation.attention import Kernel, Reading, Writing
 from truing.generation.cache import Slots
 from truing.generation.decode import Decode, decodes
@@ -51,7 +52,7 @@ class Continuous:
             hidden_SH = torch.cat([hidden_SH, *self._admit(waiting, live)])
             uniform_S = torch.tensor([r.uniform for r in live], dtype=torch.float64)
             token_S, logp_S = choose(
-                self.policy.logits(hidden_SH), uniform_S.to(hidden_SH.device), sampling
+                self.policy.logits(hidden_SH), sent(uniform_S, hidden_SH.device), sampling
             )
             # In one: a GPU is waited for once.
             found = torch.stack([token_S.double(), logp_S]).tolist()
@@ -65,7 +66,9 @@ class Continuous:
                     live.pop()
                     kept.pop()
             if live:
-                hidden_SH = self.step(token_S if len(kept) == len(token_S) else token_S[kept])
+                if len(kept) < len(token_S):
+                    token_S = token_S[sent(torch.tensor(kept), token_S.device)]
+                hidden_SH = self.step(token_S)
             else:
                 hidden_SH = hidden_SH[:0]
 

@@ -21,6 +21,8 @@ from truing.models.products import is_linear, linear
 ROTATIONS = ("default", "linear", "llama3", "yarn")
 # Weights are copied into joint ones up to this many bytes; beyond, a copy costs more than it saves.
 JOINED = 2**30
+# A GPU copies them in no time: there it is up to such a share of its memory.
+JOINED_SHARE = 1 / 16
 
 
 class Attention(Protocol):
@@ -192,7 +194,10 @@ def copied(core: Any) -> int:
 
 def _joins(body: Any) -> bool:
     """Whether the weights are few enough to be copied."""
-    return sum(p.numel() * p.element_size() for p in body.layers.parameters()) <= JOINED
+    most, device = JOINED, body.device
+    if device.type == "cuda":
+        most = JOINED_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return sum(p.numel() * p.element_size() for p in body.layers.parameters()) <= most
 
 
 def _readers(layer: Any) -> list[list[Any]]:

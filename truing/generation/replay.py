@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from truing.data.layout import sent_into
 from truing.generation.attention import rotated
 from truing.generation.cache import Slots
 from truing.generation.llama import Llama
@@ -33,10 +34,12 @@ class Replay:
     ) -> None:
         self.model, self.slots, self.turn = model, slots, turn
         device, count = slots.own.device, slots.own.shape[2]
-        self.token_S, self.length_S, self.prompt_S = (
-            torch.zeros(count, dtype=torch.long, device=device) for _ in range(3)
+        self.token_S = torch.zeros(count, dtype=torch.long, device=device)
+        # Of each slot its length and its prompt, and each prompt's width: sent in one.
+        self.told = torch.cat([slots.length, slots.prompt, slots.width]).to(device)
+        self.length_S, self.prompt_S, self.width_P = self.told.split(
+            [count, count, len(slots.width)]
         )
-        self.width_P = torch.ones(slots.prompts.shape[2], dtype=torch.long, device=device)
         self.sizes = [count]
         while self.sizes[-1] >= SHRINK * FEWEST:
             self.sizes.append(-(-self.sizes[-1] // SHRINK))
@@ -48,16 +51,12 @@ class Replay:
         """Hidden states (S, H) after one more token in each slot in use."""
         slots, count = self.slots, len(self.slots)
         size = min(size for size in self.sizes if size >= count)
+        self.token_S[:count] = token_S
+        told = torch.cat([slots.length, slots.prompt, slots.width])
         # A slot that is not in use goes through the step as well, as an empty one: what it leaves
         # behind is overwritten by the first token of whatever takes it.
-        self.length_S[count:size] = 0
-        for into, values in (
-            (self.token_S, token_S),
-            (self.length_S, slots.length[:count]),
-            (self.prompt_S, slots.prompt[:count]),
-            (self.width_P, slots.width[: len(slots.known)]),
-        ):
-            into[: len(values)] = values
+        told[count : len(slots.length)] = 0
+        sent_into(self.told, told)
         if size not in self.steps:
             self.steps[size] = self._recorded(size)
         return self.steps[size]()[:count].clone()

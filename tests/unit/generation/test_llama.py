@@ -5,6 +5,7 @@ import weakref
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -308,6 +309,20 @@ def test_large_weights_are_not_copied(policy: Policy, monkeypatch: pytest.Monkey
     engine = LocalEngine(policy)
     done = engine.generate(REQUESTS, Sampling(max_completion_length=8))
     assert (engine.counts.path, [t.ids for t in done]) == ("llama", [t.ids for t in wanted])
+
+
+def test_a_gpu_copies_weights_up_to_a_share_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.zeros(100, dtype=torch.bfloat16)
+    told: Any = SimpleNamespace(total_memory=16 * 200)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: told)
+    monkeypatch.setattr(llama, "JOINED", 0)
+    layers = SimpleNamespace(parameters=lambda: [weight])
+    body = SimpleNamespace(layers=layers, device=torch.device("cuda"))
+    assert llama._joins(body)
+    told.total_memory -= 1
+    assert not llama._joins(body)
+    body.device, told.total_memory = torch.device("cpu"), 2**30
+    assert not llama._joins(body)
 
 
 attention_rotated = attention.rotated
