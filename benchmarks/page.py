@@ -53,7 +53,7 @@ of all rounds. A ratio of 2 means twice the tokens a second.
   alone and without padding. A prompt that is read once for several responses counts for each of
   them, so a share above 100 % is possible. **x plain at 100 %** is the ratio that a share of 100 %
   would be: where it is below what is asked, plain TRL is already nearer to what the machine can do
-  than the floor supposes.
+  than the floor supposes. Of what samples, a last figure is the share while Truing learns, alone.
 - **Loss** and **gradient** say how far the two sides are apart in the first optimiser step: the
   loss in its own unit, the gradient as the norm of the difference over the norm. GRPO, RLOO and PPO
   learn in that first step from given responses, the same for both; those of PPO are as long as may
@@ -104,8 +104,8 @@ Memory is that of the GPU. In 16 bits greedy responses part where two words are 
 fewer are equal. What is not in the table was not measured.
 Asked for are twice TRL's speed in DPO, GRPO and PPO, and an MFU of {share:.0%} in training. Below
 that: {low}.
-Sampling, which is a part of GRPO and PPO, waits for weights; where a third MFU stands, it is that
-of their learning alone. {known}
+Sampling, which is a part of GRPO and PPO, waits for weights, so of those it is the MFU of their
+learning that is meant, where it was timed. {known}
 """
 UNKNOWN = "Why others are below was not looked into on a card."
 KNOWN = "[Where the time goes on a GPU](#where-the-time-goes-on-a-gpu) has what the shares lack."

@@ -28,10 +28,10 @@ WORKLOADS = ("sft", "dpo", "grpo", "ppo")
 # Kernels by their names, the first that fits.
 KINDS = {
     "attention": r"flash|_attend",
-    "products": r"gemm|nvjet|cutlass|splitK",
+    "products": r"gem[mv]|nvjet|cutlass|splitK",
     "norms, gates, rotations": r"^_(norm|gate|turn)",
     "log-probs": r"^_(read|slope)\b",
-    ADAMW: r"multi_tensor|[Aa]dam|[Nn]orm",
+    ADAMW: r"multi_tensor|[Aa]dam|NormTwo|LpNorm",
     "other kernels": "",
 }
 # What of a trace keeps the GPU busy.

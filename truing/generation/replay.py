@@ -57,28 +57,28 @@ class Replay:
         # behind is overwritten by the first token of whatever takes it.
         told[count : len(slots.length)] = 0
         sent_into(self.told, told)
+        if self.pool is None:
+            return self._computed(size)[:count].clone()
         if size not in self.steps:
             self.steps[size] = self._recorded(size)
         return self.steps[size]()[:count].clone()
 
-    def _recorded(self, size: int) -> Callable[[], Tensor]:
-        def compute() -> Tensor:
-            return self.model.hidden(self.token_S[:size], self.attention(self, size))
+    def _computed(self, size: int) -> Tensor:
+        return self.model.hidden(self.token_S[:size], self.attention(self, size))
 
-        if self.pool is None:
-            return compute
+    def _recorded(self, size: int) -> Callable[[], Tensor]:
         # Once beforehand, aside: what is made at the first call must not be recorded.
         aside = _aside()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            compute()
+            self._computed(size)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile.
         with torch.cuda.graph(graph, self.pool, aside, capture_error_mode="thread_local"):
-            hidden_SH = compute()
+            hidden_SH = self._computed(size)
 
-        def replay() -> Tensor:
+        def replay() -> Tensor:  # without a road back to the model: that is to go with its sampler
             graph.replay()
             return hidden_SH
 

@@ -101,11 +101,12 @@ class _Opened(torch.autograd.Function):
         gate, up, weight = ctx.saved_tensors
         slope, of_opened, of_weight = grads[0].contiguous(), torch.empty_like(gate), None
         multiply(of_opened, slope, weight.T, ctx.digits)
-        *slopes, opened = ctx.ways.gate_back(of_opened, gate, up, again=True)
-        if ctx.needs_input_grad[2]:
+        wanted = ctx.needs_input_grad[2]
+        of_gate, of_up, *opened = ctx.ways.gate_back(of_opened, gate, up, again=wanted)
+        if wanted:
             of_weight = torch.empty_like(weight)
-            multiply(of_weight, slope.T, opened.T, ctx.digits)
-        return *slopes, of_weight, None, None
+            multiply(of_weight, slope.T, opened[0].T, ctx.digits)
+        return of_gate, of_up, of_weight, None, None
 
 
 def _learns(layer: nn.Module, read: Tensor) -> bool:
@@ -118,7 +119,7 @@ def _down(gate: Tensor, up: Tensor, layer: Any, ways: Kernels) -> Tensor:
     """What a plain layer makes of silu(gate) * up, where both learn."""
     flat = (x.reshape(-1, x.shape[-1]) for x in (gate, up))
     made: Any = _Opened.apply(*flat, layer.weight, digits_here(), ways)
-    made = made.view(*gate.shape[:-1], -1)
+    made = made.view(*gate.shape[:-1], len(layer.weight))
     return made if layer.bias is None else made + layer.bias
 
 

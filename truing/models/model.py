@@ -208,7 +208,8 @@ class Model(nn.Module):
         together = packed(rows, capacity=10) if how == "restarts" else shared(rows)
         if how == "whole":
             inputs = self._in_one_row(together.to(self.device))
-            return goes_whole(self.core, inputs["position_ids"], inputs["attention_mask"])
+            with evaluating(self):
+                return goes_whole(self.core, inputs["position_ids"], inputs["attention_mask"])
         alone, found = padded(rows), list[Tensor]()
         half = self.network.dtype in precision.HALF
         # A GPU reads spans in 16 bits alone, as it will be asked to.

@@ -194,7 +194,9 @@ def _together(x: Tensor, parameters: Sequence[tuple[Tensor, Tensor | None]]) -> 
 
 def changed(module: nn.Module) -> bool:
     """Whether others have replaced or hooked what a module does."""
-    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
+    ahead = module._forward_hooks or module._forward_pre_hooks
+    back = module._backward_hooks or module._backward_pre_hooks
+    return bool("forward" in vars(module) or ahead or back)
 
 
 def is_plain(module: object) -> TypeGuard[nn.Linear]:

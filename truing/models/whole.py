@@ -99,9 +99,10 @@ class _Whole(torch.autograd.Function):
         ) = ctx.saved_tensors  # fmt: skip
         w, facts, wants = Weights(*weights), ctx.facts, Weights(*ctx.needs_input_grad[4:])
         ways, ahead, found = facts.ways, grads[0].contiguous(), dict[str, Tensor | None]()
-        of_gate, of_up, opened = ways.gate_back(ahead @ w.down, gate, up, again=True)
-        _learn(found, wants, opened, down=ahead)
-        del opened
+        told = ahead @ w.down, gate, up
+        of_gate, of_up, *opened = ways.gate_back(*told, again=bool(wants.down))
+        _learn(found, wants, opened[0] if opened else up, down=ahead)
+        del told, opened
         of_normed = _before((of_gate, w.gate), (of_up, w.up))
         _learn(found, wants, normed_behind, gate=of_gate, up=of_up)
         del of_gate, of_up

@@ -1,16 +1,20 @@
 """Steps in shapes that stay: the same tokens and log-probs as those in shapes that fit."""
 
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.conftest import tiny_folder
 from tests.sampling import REQUESTS, greedy_of_transformers
 from truing.generation import continuous, replay
 from truing.generation.engine import Request, Sampling
+from truing.generation.llama import Llama
 from truing.generation.local import LocalEngine
 from truing.models.loading import Loading
 from truing.models.model import Policy, load_policy
@@ -126,16 +130,32 @@ def test_groups_whose_slots_are_refilled_are_what_they_were(
 
 def test_few_slots_go_through_a_smaller_step(tmp_path: Path, steady: None) -> None:
     policy = loaded(tmp_path, 2)
-    made: list[replay.Replay] = []
-    honest = replay.Replay.__init__
+    made, honest = set[int](), replay.Replay._computed
 
-    def kept(self: replay.Replay, *arguments: Any) -> None:
-        honest(self, *arguments)
-        made.append(self)
+    def seen(self: replay.Replay, size: int) -> Tensor:
+        if self.sizes == [80, 20]:  # not those of a trial
+            made.add(size)
+        return honest(self, size)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay.Replay, "__init__", kept)
+        patch.setattr(replay.Replay, "_computed", seen)
         requests = [Request((5, 6, 7), i) for i in range(83)]
         LocalEngine(policy, batch_size=80).generate(requests, Sampling(max_completion_length=60))
-    assert made[-1].sizes == [80, 20]
-    assert set(made[-1].steps) == {80, 20}
+    assert made == {80, 20}
+
+
+def test_steps_that_are_not_recorded_go_with_their_model(tmp_path: Path) -> None:
+    """At once, as its copies of weights: not when the collector comes by."""
+    model = Llama(loaded(tmp_path, 2).core)
+    slots = model.slots(slots=2, prompts=1, room=3, width=3)
+    slots.open(slots.learn((5, 6, 7)))
+    with torch.inference_mode():
+        steps = replay.Replay(model, slots, model.rotations(6))
+        steps.step(torch.tensor([5]))
+    seen = weakref.ref(model)
+    gc.disable()
+    try:
+        del steps, model
+        assert seen() is None
+    finally:
+        gc.enable()

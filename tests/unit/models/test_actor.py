@@ -1,12 +1,13 @@
 """Policy and critic in one module: the figures are those of the parts, and so are the gradients."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from truing.data.layout import Tokens, packed, padded
+from truing.data.layout import Tokens, flat, packed, padded
 from truing.models import head
 from truing.models.actor import ActorCritic, shared_head
 from truing.models.heads import load_value_model
@@ -66,6 +67,15 @@ def test_padding_and_packing_change_no_value(policy: Policy, tiny: Path) -> None
             )
             filled = actor.value(padded(ROWS, fill=77))
             assert torch.equal(filled, wanted)
+
+
+@pytest.mark.parametrize("place", [padded, flat])
+def test_responses_without_a_token_have_no_value(policy: Policy, tiny: Path, place: Any) -> None:
+    layout = place([Tokens((1, 2, 3), ()), Tokens((4, 5), ())])
+    for critic in critics(policy, tiny):
+        found = ActorCritic(policy, critic)(layout)
+        assert found.value.shape == found.logp.shape == layout.mask_BT.shape
+        assert not found.value.any()
 
 
 @pytest.mark.parametrize("counts", [False, True])

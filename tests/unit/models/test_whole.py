@@ -58,10 +58,9 @@ def gate(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def gate_back(ahead: Tensor, gate: Tensor, up: Tensor, *, again: bool) -> tuple[Tensor, ...]:
-    assert again
     open = gate.sigmoid()
-    slope = ahead * up * open * (1 + gate * (1 - open))
-    return slope, ahead * gate * open, gate * open * up
+    slopes = ahead * up * open * (1 + gate * (1 - open)), ahead * gate * open
+    return (*slopes, gate * open * up) if again else slopes
 
 
 def turn(xs: list[Tensor], cosine: Tensor, sine: Tensor, *, back: bool) -> list[Tensor]:
@@ -235,20 +234,37 @@ def off(ahead: Tensor, *more: Any, **named: Any) -> tuple[Tensor, ...]:
     return (gate_back(ahead, *more, **named)[0] * 0.9, *gate_back(ahead, *more, **named)[1:])
 
 
+def the_wrong_way(xs: list[Tensor], cosine: Tensor, sine: Tensor, *, back: bool) -> list[Tensor]:
+    return turn(xs, cosine, sine, back=False)
+
+
 def failing(*_: Any, **__: Any) -> tuple[Tensor, ...]:
     raise NotImplementedError("as a kernel's compiler may")
 
 
-@pytest.mark.parametrize("wrong", [off, failing])
+@pytest.mark.parametrize(
+    "wrong", [{"gate_back": off}, {"gate_back": failing}, {"turn": the_wrong_way}], ids=str
+)
 def test_kernels_that_are_wrong_or_fail_are_not_used(
-    wrong: Any, tmp_path: Path, taken: Taken
+    wrong: dict[str, Any], tmp_path: Path, taken: Taken
 ) -> None:
     policy = made(tmp_path / "m", "llama", "float32")
     wanted = learnt(policy)
-    cells = taken(policy, SimpleNamespace(**{**vars(EXACT), "gate_back": wrong}), agree=False)
+    cells = taken(policy, SimpleNamespace(**{**vars(EXACT), **wrong}), agree=False)
     found = learnt(policy)
     assert not cells
     assert max(differences(found, wanted)) == 0
+
+
+def test_a_layer_with_adapters_is_not_tried(tmp_path: Path, taken: Taken) -> None:
+    """It would draw their dropout's numbers, and the first step's come after them."""
+    policy = made(tmp_path / "m", "llama", "float32")
+    taken(policy)
+    adapted(policy)
+    policy._trials.pop(("whole", policy.device))
+    before = torch.random.get_rng_state()
+    assert not policy._tried("whole")
+    assert bool((torch.random.get_rng_state() == before).all())
 
 
 def test_a_gpu_without_memory_is_told(tmp_path: Path, taken: Taken) -> None:
