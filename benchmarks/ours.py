@@ -9,7 +9,7 @@ import truing  # noqa: F401 - first of all: what it sets is read when torch is l
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,14 @@ class Given(LocalEngine):
 class Cut(Response):
     """Ends where it ends on the other side, too."""
 
+    @cached_property
+    def whole(self) -> int:
+        """How many tokens it is to have. Drawn once: to draw it for each of them would take longer
+        than all else that is done for one."""
+        return work.length(self.prompt, self.request.sample)
+
     def add(self, token: int, logp: float) -> None:
-        last = len(self.ids) + 1 == work.length(self.prompt, self.request.sample)
-        super().add(work.EOS if last else token, logp)
+        super().add(work.EOS if len(self.ids) + 1 == self.whole else token, logp)
 
 
 class Sampler(LocalEngine):
