@@ -243,14 +243,14 @@ def failing(*_: Any, **__: Any) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"gate_back": off}, {"gate_back": failing}, {"turn": the_wrong_way}], ids=str
+    ("name", "wrong"), [("gate_back", off), ("gate_back", failing), ("turn", the_wrong_way)]
 )
 def test_kernels_that_are_wrong_or_fail_are_not_used(
-    wrong: dict[str, Any], tmp_path: Path, taken: Taken
+    name: str, wrong: Any, tmp_path: Path, taken: Taken
 ) -> None:
     policy = made(tmp_path / "m", "llama", "float32")
     wanted = learnt(policy)
-    cells = taken(policy, SimpleNamespace(**{**vars(EXACT), **wrong}), agree=False)
+    cells = taken(policy, SimpleNamespace(**{**vars(EXACT), name: wrong}), agree=False)
     found = learnt(policy)
     assert not cells
     assert max(differences(found, wanted)) == 0
