@@ -1,7 +1,7 @@
 """A layer of the Llama family as one function, each way, for a GPU.
 
-Module by module a layer is sixty nodes of a graph, and to go through them takes the host longer
-than the kernels take. Here it is one: the same kernels in the same order, sums of what runs beside
+Module by module a layer is dozens of nodes of a graph, and to go through them can take the host
+longer than the kernels take. Here it is one: the same kernels in the same order, sums of what runs beside
 each other in the pass that makes them, and what opens the gate computed again instead of kept.
 Modules that are not as their family has them (adapters, hooks, other number formats) go their own
 way.
@@ -101,6 +101,7 @@ class _Whole(torch.autograd.Function):
         ways, ahead, found = facts.ways, grads[0].contiguous(), dict[str, Tensor | None]()
         told = ahead @ w.down, gate, up
         of_gate, of_up, *opened = ways.gate_back(*told, again=bool(wants.down))
+        # Where the weight is frozen, nobody reads what it read.
         _learn(found, wants, opened[0] if opened else up, down=ahead)
         del told, opened
         of_normed = _before((of_gate, w.gate), (of_up, w.up))
