@@ -53,8 +53,8 @@ of all rounds. A ratio of 2 means twice the tokens a second.
   alone and without padding. A prompt that is read once for several responses counts for each of
   them, so a share above 100 % is possible. **x plain at 100 %** is the ratio that a share of 100 %
   would be: where it is below what is asked, plain TRL is already nearer to what the machine can do
-  than the floor supposes. Of what samples, a last figure, if there is one, is the share while Truing
-  learns, without its sampling.
+  than the floor supposes. Of what samples, a last figure, if there is one, is the share
+  while Truing learns, without its sampling.
 - **Loss** and **gradient** say how far the two sides are apart in the first optimiser step: the
   loss in its own unit, the gradient as the norm of the difference over the norm. GRPO, RLOO and PPO
   learn in that first step from given responses, the same for both; those of PPO are as long as may

@@ -1,10 +1,10 @@
 """A layer of the Llama family as one function, each way, for a GPU.
 
 Module by module a layer is dozens of nodes of a graph, and to go through them can take the host
-longer than the kernels take. Here it is one: the same kernels in the same order, sums of what runs beside
-each other in the pass that makes them, and what opens the gate computed again instead of kept.
-Modules that are not as their family has them (adapters, hooks, other number formats) go their own
-way.
+longer than the kernels take. Here it is one: the same kernels in the same order, sums of what runs
+beside each other in the pass that makes them, and what opens the gate computed again instead of
+kept. Modules that are not as their family has them (adapters, hooks, other number formats) go
+their own way.
 """
 
 from collections.abc import Sequence
